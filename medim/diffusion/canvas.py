@@ -1,0 +1,185 @@
+"""The tokens of a batch while they are being filled: what all samplers share.
+
+Shapes: B samples, b of them unfinished (`rows`), L tokens.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from medim.diffusion.denoise import Denoise, ModalityLogits
+from medim.diffusion.draw import draw_ids
+from medim.diffusion.guidance import Null, guidance_weight, guided_rows, predict
+from medim.diffusion.settings import SamplerSettings
+from medim.diffusion.space import TokenSpace
+
+
+class SampleResult(NamedTuple):
+    """Finished samples and how they came about."""
+
+    x: Tensor  # (B, L) shared ids
+    steps: Tensor  # (B, L) int64, evaluation (from 0) at which a token was filled; -1 where it was given
+    log_probs: Tensor  # (B, L) float64, log p of a filled token when it was filled; 0 where given or set by eos_fills
+    num_evaluations: Tensor  # (B,) int64, passes through the network per sample, those of guidance counted too
+
+
+class Canvas:
+    """Tokens, which of them are unknown, and the record of what was filled when."""
+
+    def __init__(
+        self, space: TokenSpace, x: Tensor, generators: Sequence[torch.Generator], targets: Tensor | None,
+        null: Tensor | None,
+    ) -> None:  # fmt: skip
+        """Start from what is given.
+
+        Args:
+            space: alphabet and layout.
+            x: (B, L) shared ids, mask_id where unknown; every other token is kept.
+            generators: one per sample.
+            targets: (B, L) bool, [MASK] tokens outside stay [MASK] (for p(report) without a picture); None: fill all.
+            null: (B, L) bool, given tokens that the other branch of guidance does not see; None: all of them.
+
+        Raises:
+            ValueError: wrong shapes, ids of the other modality, or not one generator per sample.
+        """
+        space.check(x)
+        if len(generators) != len(x):
+            raise ValueError(f"{len(x)} samples need as many generators, got {len(generators)}: pass one per sample")
+        for name, map_ in (("targets", targets), ("null", null)):
+            if map_ is not None and (map_.shape != x.shape or map_.dtype != torch.bool):
+                raise ValueError(f"{name} must be bool {tuple(x.shape)}, got {map_.dtype} {tuple(map_.shape)}")
+        self.space, self.generators, self.x = space, generators, x.clone()
+        self.text, self.image = space.is_text.to(x.device), space.is_image.to(x.device)  # (L,)
+        masked = x == space.mask_id
+        self.unknown = masked if targets is None else masked & targets
+        self.given = ~masked
+        self.null = self.given & (self.text | self.image)
+        if null is not None:
+            self.null &= null
+        self.initially = self.unknown.clone()
+        self.counted = self._counted()
+        self.no_eos = self._before_given_text()
+        self.steps = torch.full_like(x, -1)
+        self.log_probs = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
+        self.num_evaluations = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+
+    def _counted(self) -> Tensor:
+        """(B, L) bool: tokens whose masked share is the time: those of modalities with unknown tokens, less the prompt.
+
+        A given beginning of the report is a prompt: training keeps it clean and leaves it out of the masking rate.
+        """
+        begins = (~self.unknown & self.given)[:, self.space.layout.text].int().cumprod(-1).bool()
+        counted = torch.zeros_like(self.unknown)
+        counted[:, self.space.layout.text] = ~begins & (self.unknown & self.text).any(1, keepdim=True)
+        counted |= self.image & (self.unknown & self.image).any(1, keepdim=True)
+        return counted
+
+    def _before_given_text(self) -> Tensor:
+        """(B, L) bool: report tokens before a given word, where EOS would cut that word off."""
+        word = self.given & self.text
+        if self.space.eos_id is not None:
+            word = word & (self.x != self.space.eos_id)
+        return word.flip(1).int().cumsum(1).flip(1).bool() & self.text & ~word
+
+    def active(self) -> Tensor:
+        """(b,) int64 samples with unknown tokens."""
+        return self.unknown.any(1).nonzero()[:, 0]
+
+    def masked_fraction(self) -> Tensor:
+        """(B,) float64 share of the counted tokens that is masked now, in [0, 1]."""
+        masked = ((self.x == self.space.mask_id) & self.counted).sum(1).double()
+        return masked / self.counted.sum(1).clamp(min=1)
+
+    def unknown_fraction(self) -> Tensor:
+        """(B,) float64 share of the initially unknown tokens that is still unknown: from 1 down to 0."""
+        return self.unknown.sum(1).double() / self.initially.sum(1).clamp(min=1)
+
+    def propose(
+        self, denoise: Denoise, rows: Tensor, wanted: Tensor, t: Tensor, clock: Tensor, u: Tensor,
+        settings: SamplerSettings,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Ask the network and draw a token at every wanted position.
+
+        Args:
+            denoise: the network.
+            rows: (b,) samples.
+            wanted: (b, L) bool.
+            t: (b,) time that the network is told.
+            clock: (b,) 1 -> 0, for the ramp of guidance.
+            u: (b, L) uniform numbers.
+            settings: guidance, temperature, top_p.
+
+        Returns:
+            (b, L) shared ids and (b, L) log-probabilities at temperature 1; mask_id and 0 where not wanted.
+        """
+        xt = self.x[rows]
+        null = None
+        if settings.text_guidance > 0 or settings.image_guidance > 0:
+            null = Null(
+                xt.masked_fill(self.null[rows], self.space.mask_id),
+                *(
+                    guidance_weight(w, settings.guidance_ramp, clock)
+                    for w in (settings.text_guidance, settings.image_guidance)
+                ),
+            )
+        log_p = self._without_eos(predict(denoise, xt, t, wanted, self.space, null), rows, wanted)
+        self.num_evaluations[rows] += 1 + guided_rows(xt, null).long()
+        ids = torch.full_like(xt, self.space.mask_id)
+        log_prob = torch.zeros(xt.shape, dtype=torch.float64, device=xt.device)
+        for part, map_, temperature, top_p in (
+            (log_p.text, self.text, settings.text_temperature, settings.text_top_p),
+            (log_p.image, self.image, settings.image_temperature, settings.image_top_p),
+        ):
+            where = wanted & map_
+            drawn = draw_ids(part, u[where], temperature, top_p)
+            log_prob[where] = part.gather(-1, drawn[:, None]).squeeze(-1)
+            ids[where] = drawn if part is log_p.text else self.space.vocab.from_codes(drawn)
+        return ids, log_prob
+
+    def _without_eos(self, log_p: ModalityLogits, rows: Tensor, wanted: Tensor) -> ModalityLogits:
+        """EOS forbidden where a given word follows."""
+        if self.space.eos_id is None:
+            return log_p
+        banned = self.no_eos[rows][wanted & self.text]  # (N_text,)
+        if not bool(banned.any()):
+            return log_p
+        text = log_p.text.clone()
+        text[banned, self.space.eos_id] = -math.inf
+        return ModalityLogits(text.log_softmax(-1), log_p.image)
+
+    def fill(self, rows: Tensor, commit: Tensor, ids: Tensor, log_prob: Tensor, step: int) -> None:
+        """Write tokens; what was given or already filled never changes.
+
+        Args:
+            rows: (b,) samples.
+            commit: (b, L) bool.
+            ids: (b, L).
+            log_prob: (b, L).
+            step: number of this evaluation.
+        """
+        commit = commit & self.unknown[rows]
+        self.x[rows] = torch.where(commit, ids, self.x[rows])
+        self.steps[rows] = torch.where(commit, step, self.steps[rows])
+        self.log_probs[rows] = torch.where(commit, log_prob, self.log_probs[rows])
+        self.unknown[rows] &= ~commit
+
+    def finish(self, eos_fills: bool) -> SampleResult:
+        """The result.
+
+        Args:
+            eos_fills: overwrite the tokens after a report's first EOS.
+
+        Raises:
+            ValueError: eos_fills without an EOS id.
+        """
+        if eos_fills:
+            if self.space.eos_id is None:
+                raise ValueError("sampler.eos_fills needs a report tokenizer with EOS: set it to false in params.yaml")
+            ended = ((self.x == self.space.eos_id) & self.text).int().cumsum(1).bool()
+            after = ended & self.initially & self.text & (self.x != self.space.eos_id)
+            self.x = torch.where(after, self.space.eos_id, self.x)
+            self.log_probs = self.log_probs.masked_fill(after, 0.0)
+        return SampleResult(self.x, self.steps, self.log_probs, self.num_evaluations)

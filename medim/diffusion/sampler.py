@@ -1,0 +1,188 @@
+"""One sampler for every question: given tokens are kept, the unknown ones are filled.
+
+Report from picture, picture from report, both from a prompt or from nothing, a draft with gaps, a part of a picture:
+they differ only in which tokens of x are given. Built of parts: counts (how many per step), order (which first), commit
+(which of the drawn are kept), guidance, draw.
+
+Shapes: B samples, b of them unfinished, L tokens, G groups that are ranked apart, E evaluations.
+Follows UCSC-VLAA/MeDiM model_eval_inf.py:2394-2577 (`official_settings`), itself MaskGIT (Chang et al. 2022). Differs:
+any batch size with one generator per sample; counts from the tokens initially unknown per sample; [MASK], the other
+modality and forbidden ids are impossible at every step; draws in float64; finished samples leave the batch.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medim.diffusion.ancestral import fill_ancestral
+from medim.diffusion.canvas import Canvas, SampleResult
+from medim.diffusion.commit import num_confident, select_top
+from medim.diffusion.counts import spread, token_counts
+from medim.diffusion.denoise import Denoise
+from medim.diffusion.draw import uniforms
+from medim.diffusion.first_hitting import fill_first_hitting
+from medim.diffusion.order import scores, static_scores
+from medim.diffusion.schedule import Schedule
+from medim.diffusion.settings import SamplerSettings, official_settings
+from medim.diffusion.space import TokenSpace
+
+__all__ = ["SampleResult", "SamplerSettings", "TokenSpace", "official_settings", "sample", "seeded_generators"]
+
+_END = 1e-5  # where the official clock would end, after the last step
+
+
+def seeded_generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator per sample; the same seed gives the same sample on any device and in any batch."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@torch.no_grad()
+def sample(
+    denoise: Denoise, x: Tensor, space: TokenSpace, settings: SamplerSettings, generators: Sequence[torch.Generator],
+    noise: Schedule, *, targets: Tensor | None = None, null: Tensor | None = None,
+) -> SampleResult:  # fmt: skip
+    """Fill the unknown tokens of a batch.
+
+    Args:
+        denoise: the network; asked for logits at masked positions only.
+        x: (B, L) shared ids, mask_id where unknown; every other token is kept as it is.
+        space: alphabet and layout.
+        settings: see there.
+        generators: one per sample. A sample depends on its own generator only, not on the rest of the batch (but for
+            the rounding of a network whose sums depend on the batch size).
+        noise: the schedule that the network was trained with; turns a share of masked tokens into a time.
+        targets: (B, L) bool, unknown tokens to fill; the others stay [MASK]. None: all.
+        null: (B, L) bool, given tokens that guidance takes away in its second pass. None: all given tokens.
+
+    Raises:
+        ValueError: see `Canvas` and `Canvas.finish`.
+    """
+    canvas = Canvas(space, x, generators, targets, null)
+    if settings.method == "ancestral":
+        fill_ancestral(canvas, denoise, settings, noise)
+    elif settings.method == "first_hitting":
+        fill_first_hitting(canvas, denoise, settings, noise)
+    else:
+        fill_maskgit(canvas, denoise, settings, noise)
+    return canvas.finish(settings.eos_fills)
+
+
+def fill_maskgit(canvas: Canvas, denoise: Denoise, settings: SamplerSettings, noise: Schedule) -> None:
+    """Draw all unknown tokens, keep some, repeat.
+
+    Args:
+        canvas: filled in place.
+        denoise: the network.
+        settings: all of them.
+        noise: used if settings.time is `fraction`.
+    """
+    device, length = canvas.x.device, canvas.x.shape[1]
+    plans = batch_plans(canvas, settings)  # (B, G, E)
+    static = static_scores(
+        canvas.space.layout, settings.image_order, uniforms(canvas.generators, 1, 1, device)[0, :, 0]
+    )
+    for step in range(length):
+        rows = canvas.active()
+        if not len(rows):
+            return
+        clock = clocks(canvas, plans, step, settings)[rows]
+        t = clock if settings.time == "linspace" else noise.time(canvas.masked_fraction()[rows])
+        u = uniforms([canvas.generators[i] for i in rows.tolist()], 2, length, device)
+        unknown = canvas.unknown[rows]
+        ids, log_prob = canvas.propose(denoise, rows, unknown, t, clock, u[0], settings)
+        strength = settings.choice_temperature * clock
+        rank = torch.where(
+            canvas.text,
+            scores(settings.text_order, log_prob, u[1], static[rows], strength),
+            scores(settings.image_order, log_prob, u[1], static[rows], strength),
+        )
+        planned = plans[rows, :, step] if step < plans.shape[2] else torch.zeros_like(plans[rows, :, 0])
+        commit = choose(rank, log_prob.exp(), unknown, planned, group_maps(canvas, settings), settings)
+        canvas.fill(rows, commit, ids, log_prob, step)
+
+
+def choose(
+    rank: Tensor, confidence: Tensor, unknown: Tensor, planned: Tensor, groups: Sequence[tuple[str, Tensor]],
+    settings: SamplerSettings,
+) -> Tensor:  # fmt: skip
+    """(b, L) bool: the drawn tokens that are kept, each group by its own rule.
+
+    Args:
+        rank: (b, L) scores of the order.
+        confidence: (b, L) probability of the drawn token.
+        unknown: (b, L) bool.
+        planned: (b, G) tokens that the schedule wants now.
+        groups: G pairs of modality name and (L,) bool.
+        settings: commit rules and their levels.
+    """
+    commit = torch.zeros_like(unknown)
+    for group, (name, map_) in enumerate(groups):
+        eligible = unknown & map_
+        if settings.adaptive(name):
+            rule, level = getattr(settings, f"{name}_commit"), getattr(settings, f"{name}_commit_level")
+            commit |= select_top(confidence, eligible, num_confident(rule, confidence, eligible, level))
+        else:
+            commit |= select_top(rank, eligible, planned[:, group])
+    return commit
+
+
+def group_maps(canvas: Canvas, settings: SamplerSettings) -> list[tuple[str, Tensor]]:
+    """G groups that are ranked apart, each with the modality whose settings hold for it and its (L,) map."""
+    if settings.pool == "joint":
+        return [("image", canvas.text | canvas.image)]
+    return [("text", canvas.text), ("image", canvas.image)]
+
+
+def batch_plans(canvas: Canvas, settings: SamplerSettings) -> Tensor:
+    """(B, G, E) int64 tokens to keep per sample, group and evaluation; 0 after a sample's own last one."""
+    num_text, num_image = ((canvas.unknown & map_).sum(1).tolist() for map_ in (canvas.text, canvas.image))
+    plans = [sample_plan(*numbers, settings) for numbers in zip(num_text, num_image, strict=True)]
+    longest = max((plan.shape[1] for plan in plans), default=0)
+    out = np.zeros((len(plans), 1 if settings.pool == "joint" else 2, max(1, longest)), np.int64)
+    for row, plan in zip(out, plans, strict=True):
+        row[:, : plan.shape[1]] = plan
+    return torch.from_numpy(out).to(canvas.x.device)
+
+
+@lru_cache(maxsize=1024)
+def sample_plan(num_text: int, num_image: int, settings: SamplerSettings) -> NDArray[np.int64]:
+    """(G, E) tokens to keep per group and evaluation of one sample; groups with an adaptive rule have none.
+
+    E is the longer of the two numbers of steps; the shorter modality is spread over it. Evaluations that would keep
+    nothing are left out.
+    """
+    if settings.pool == "joint":
+        total = 0 if settings.adaptive("image") else num_text + num_image
+        return token_counts(settings.image_schedule, total, settings.image_steps, settings.image_shift)[None]
+    text = token_counts(
+        settings.text_schedule, 0 if settings.adaptive("text") else num_text, settings.text_steps, settings.text_shift
+    )
+    image = token_counts(
+        settings.image_schedule, 0 if settings.adaptive("image") else num_image, settings.image_steps,
+        settings.image_shift,
+    )  # fmt: skip
+    evaluations = max(len(text), len(image))
+    if not evaluations:
+        return np.zeros((2, 0), np.int64)
+    lead = settings.text_lead if len(text) else 0.0
+    plan = np.stack([spread(text, evaluations, 0.0), spread(image, evaluations, lead)])
+    return plan[:, plan.any(0)]
+
+
+def clocks(canvas: Canvas, plans: Tensor, step: int, settings: SamplerSettings) -> Tensor:
+    """(B,) float64 from 1 at the first evaluation down towards 0: for the noise of the order and the ramp of guidance.
+
+    With a plan it is the official linspace(1, 1e-5, E + 1)[step]; where an adaptive rule still has tokens to fill, the
+    number of evaluations is not known, and the share of unknown tokens takes its place.
+    """
+    evaluations = plans.any(1).sum(1).clamp(min=1)  # (B,)
+    planned = 1 - (1 - _END) * step / evaluations.double()
+    waiting = torch.zeros_like(evaluations, dtype=torch.bool)
+    for name, map_ in group_maps(canvas, settings):
+        if settings.adaptive(name):
+            waiting |= (canvas.unknown & map_).any(1)
+    return torch.where(waiting, canvas.unknown_fraction(), planned.clamp(min=_END))

@@ -1,0 +1,142 @@
+"""The choices of a sampler: numbers and names from params.yaml."""
+
+from dataclasses import dataclass
+
+from medim.diffusion.commit import COMMITS
+from medim.diffusion.counts import SCHEDULE_NAMES
+from medim.diffusion.guidance import RAMPS
+from medim.diffusion.order import IMAGE_ORDERS, TEXT_ORDERS
+
+METHODS = ("maskgit", "ancestral", "first_hitting")
+POOLS = ("modality", "joint")
+TIMES = ("fraction", "linspace")
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How unknown tokens are filled. `ancestral` and `first_hitting` read steps, temperature, top_p and guidance only.
+
+    Attributes:
+        method: `maskgit` fills by schedule, order and commit; `ancestral` is the reverse process of Eq. 5 on a grid of
+            times; `first_hitting` one token per evaluation at the exact times of that process.
+        pool: tokens are ranked within their `modality`, each with its own schedule, or over text and picture `joint`ly
+            with one (the official way; the image_ values must equal the text_ ones).
+        time: what the network is told: `fraction`, the time at which as many tokens are masked as now are, or
+            `linspace`, the official 1 .. 1e-5 over the steps, whatever is masked.
+        text_steps, image_steps: evaluations at most, >= 1; see commit. In joint sampling both share the longer run.
+        text_lead: share of a joint run, in [0, 1), during which the picture waits for the report.
+        text_schedule, image_schedule: see `counts.token_counts`.
+        text_shift, image_shift: a of the schedule `shift`, > 0; < 1 fills many tokens early.
+        text_order, image_order: see `order.scores`.
+        choice_temperature: strength of the Gumbel noise of the order `confidence` at the start; falls to 0.
+        text_commit, image_commit: `count` obeys the schedule; the rules of `commit.num_confident` ignore it and take as
+            many evaluations as they need.
+        text_commit_level, image_commit_level: tau, factor or margin of such a rule.
+        text_temperature, image_temperature: of the token draw; 0 takes the most probable id.
+        text_top_p, image_top_p: nucleus, in (0, 1].
+        text_guidance, image_guidance: w >= 0 of classifier-free guidance at report and picture positions.
+        guidance_ramp: `constant`, or `linear` from 0 to w.
+        eos_fills: at the end, what follows the first EOS of a report is overwritten by EOS (given tokens stay).
+    """
+
+    method: str
+    pool: str
+    time: str
+    text_steps: int
+    image_steps: int
+    text_lead: float
+    text_schedule: str
+    image_schedule: str
+    text_shift: float
+    image_shift: float
+    text_order: str
+    image_order: str
+    choice_temperature: float
+    text_commit: str
+    image_commit: str
+    text_commit_level: float
+    image_commit_level: float
+    text_temperature: float
+    image_temperature: float
+    text_top_p: float
+    image_top_p: float
+    text_guidance: float
+    image_guidance: float
+    guidance_ramp: str
+    eos_fills: bool
+
+    def __post_init__(self) -> None:
+        """Check every value and the combinations that contradict each other.
+
+        Raises:
+            ValueError: names the parameter, its value and what is possible.
+        """
+        self._check_names()
+        self._check_numbers()
+        if self.pool == "joint":
+            self._check_joint_pool()
+        if self.text_lead > 0 and (self.text_commit, self.image_commit) != ("count", "count"):
+            raise ValueError(
+                f"text_lead {self.text_lead} needs text_commit and image_commit `count`: an adaptive rule "
+                f"has no plan to wait in; set text_lead to 0 in params.yaml"
+            )
+
+    def _check_names(self) -> None:
+        choices: dict[str, tuple[str, ...]] = {
+            "method": METHODS, "pool": POOLS, "time": TIMES, "text_schedule": SCHEDULE_NAMES,
+            "image_schedule": SCHEDULE_NAMES, "text_order": TEXT_ORDERS, "image_order": IMAGE_ORDERS,
+            "text_commit": COMMITS, "image_commit": COMMITS, "guidance_ramp": RAMPS,
+        }  # fmt: skip
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"sampler.{name} is {getattr(self, name)!r}: params.yaml may say {', '.join(known)}")
+
+    def _check_numbers(self) -> None:
+        wrong = {
+            "text_steps": self.text_steps < 1,
+            "image_steps": self.image_steps < 1,
+            "text_lead": not 0 <= self.text_lead < 1,
+            "text_shift": self.text_shift <= 0,
+            "image_shift": self.image_shift <= 0,
+            "choice_temperature": self.choice_temperature < 0,
+            "text_temperature": self.text_temperature < 0,
+            "image_temperature": self.image_temperature < 0,
+            "text_top_p": not 0 < self.text_top_p <= 1,
+            "image_top_p": not 0 < self.image_top_p <= 1,
+            "text_guidance": self.text_guidance < 0,
+            "image_guidance": self.image_guidance < 0,
+        }
+        for name, bad in wrong.items():
+            if bad:
+                raise ValueError(
+                    f"sampler.{name} is {getattr(self, name)}, out of range (see SamplerSettings): edit params.yaml"
+                )
+
+    def _check_joint_pool(self) -> None:
+        for name in ("steps", "schedule", "shift", "order", "commit", "commit_level"):
+            text, image = getattr(self, f"text_{name}"), getattr(self, f"image_{name}")
+            if text != image:
+                raise ValueError(
+                    f"sampler.pool `joint` ranks report and picture together, but text_{name} is {text!r} and "
+                    f"image_{name} is {image!r}: make them equal in params.yaml, or set pool to modality"
+                )
+
+    def adaptive(self, modality: str) -> bool:
+        """Whether the commit rule of `text` or `image` ignores the schedule."""
+        return bool(getattr(self, f"{modality}_commit") != "count")
+
+
+def official_settings(steps: int) -> SamplerSettings:
+    """What UCSC-VLAA/MeDiM does (model_eval_inf.py): MaskGIT, arccos counts, Gumbel 10 t, guidance 5 (1 - t).
+
+    The official number of steps is 128. Unlike there, ids are always restricted to their modality and normalised (the
+    official code skips both where nothing is given and at the first step), and joint sampling starts from all [MASK].
+    """
+    return SamplerSettings(
+        method="maskgit", pool="joint", time="linspace", text_steps=steps, image_steps=steps, text_lead=0.0,
+        text_schedule="arccos", image_schedule="arccos", text_shift=1.0, image_shift=1.0,
+        text_order="confidence", image_order="confidence", choice_temperature=10.0,
+        text_commit="count", image_commit="count", text_commit_level=0.0, image_commit_level=0.0,
+        text_temperature=1.0, image_temperature=1.0, text_top_p=1.0, image_top_p=1.0,
+        text_guidance=5.0, image_guidance=5.0, guidance_ramp="linear", eos_fills=False,
+    )  # fmt: skip

@@ -1,0 +1,101 @@
+"""Which tokens of a training sample are given, noisy or hidden: training in the states that are sampled.
+
+The official training masks report and picture at one common rate, so that "one side clean, the other all masked", where
+its report and picture generation begin, never occurs (medim.diffusion.sampler asks for exactly these).
+
+Shapes: B samples, L tokens.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from medim.diffusion.space import TokenSpace
+
+STATES = ("joint", "report_given_picture", "picture_given_report", "report_alone", "picture_alone")
+JOINT, REPORT_GIVEN_PICTURE, PICTURE_GIVEN_REPORT, REPORT_ALONE, PICTURE_ALONE = range(5)
+
+
+class StateMaps(NamedTuple):
+    """What happens to each token; the three maps are disjoint and cover everything."""
+
+    maskable: Tensor  # (B, L) bool, masked at rate t, carries loss
+    hidden: Tensor  # (B, L) bool, always [MASK], no loss
+    keep: Tensor  # (B, L) bool, always clean: the condition, BOI and EOI
+    state: Tensor  # (B,) int64, index into STATES, after condition dropout
+
+
+def check_fractions(fractions: Mapping[str, float]) -> list[float]:
+    """The share of each of STATES, those not named 0.
+
+    Raises:
+        ValueError: unknown state, negative share, or shares that do not sum to 1.
+    """
+    unknown = sorted(set(fractions) - set(STATES))
+    if unknown:
+        raise ValueError(f"no training states {unknown}: params.yaml may name {', '.join(STATES)}")
+    shares = [float(fractions.get(name, 0.0)) for name in STATES]
+    if min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise ValueError(f"the shares of the training states must be >= 0 and sum to 1, got {dict(fractions)}")
+    return shares
+
+
+def assign_states(fractions: Mapping[str, float], num: int, generator: torch.Generator) -> Tensor:
+    """(num,) int64 states in random order, each as often as its share of the batch, rounded up or down.
+
+    Systematic sampling: one offset for the whole batch. So counts are exact where shares of the batch are whole, and
+    right on average where they are not (plain rounding would never train a state of share .1 in a batch of 4).
+
+    Args:
+        fractions: share per name of STATES.
+        num: B.
+        generator: on the CPU.
+    """
+    edges = torch.tensor(check_fractions(fractions), dtype=torch.float64).cumsum(0)
+    # rounding, so that sums such as .1 + .2 meet the grid where they should
+    points = (torch.arange(num) + torch.rand((), generator=generator, dtype=torch.float64)) / max(1, num)
+    ordered = torch.searchsorted((edges * 1e9).round() / 1e9, points, right=True).clamp(max=len(STATES) - 1)
+    return ordered[torch.randperm(num, generator=generator)]
+
+
+def state_maps(
+    state: Tensor, prompt_tokens: Tensor, space: TokenSpace, prompt_keep: float, condition_dropout: float,
+    generator: torch.Generator,
+) -> StateMaps:  # fmt: skip
+    """Maps of a batch.
+
+    Args:
+        state: (B,) see `assign_states`.
+        prompt_tokens: (B,) int64, leading report tokens that are the prompt.
+        space: alphabet and layout.
+        prompt_keep: probability that the prompt stays clean where the report is noisy (official: .1).
+        condition_dropout: probability that the condition of a `..._given_...` state is hidden, which turns it into the
+            `..._alone` state; this is what the second pass of guidance sees.
+        generator: on the CPU.
+
+    Raises:
+        ValueError: a probability outside [0, 1].
+    """
+    for name, value in (("prompt_keep", prompt_keep), ("condition_dropout", condition_dropout)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {value} (params.yaml)")
+    device = prompt_tokens.device
+    state = state.to(device)
+    u = torch.rand(2, len(state), generator=generator, dtype=torch.float64).to(device)
+    dropped = u[0] < condition_dropout
+    state = torch.where(dropped & (state == REPORT_GIVEN_PICTURE), REPORT_ALONE, state)
+    state = torch.where(dropped & (state == PICTURE_GIVEN_REPORT), PICTURE_ALONE, state)
+    text, image = space.is_text.to(device), space.is_image.to(device)  # (L,)
+    index = torch.arange(space.layout.length, device=device) - space.layout.text.start
+    prompt = text & (index < prompt_tokens[:, None]) & (u[1] < prompt_keep)[:, None]  # (B, L)
+
+    def among(*states: int) -> Tensor:
+        return torch.isin(state, torch.tensor(states, device=device))[:, None]  # (B, 1)
+
+    maskable = text & ~prompt & among(JOINT, REPORT_GIVEN_PICTURE, REPORT_ALONE)
+    maskable = maskable | (image & among(JOINT, PICTURE_GIVEN_REPORT, PICTURE_ALONE))
+    hidden = (image & among(REPORT_ALONE)) | (text & among(PICTURE_ALONE))
+    return StateMaps(maskable, hidden, ~(maskable | hidden), state)

@@ -1,0 +1,106 @@
+"""Training states: how many, and what each gives, hides and masks."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as given_settings
+from hypothesis import strategies as st
+
+from medim.diffusion.states import (
+    JOINT,
+    PICTURE_ALONE,
+    PICTURE_GIVEN_REPORT,
+    REPORT_ALONE,
+    REPORT_GIVEN_PICTURE,
+    STATES,
+    assign_states,
+    state_maps,
+)  # fmt: skip
+
+MIX = {"joint": 0.4, "report_given_picture": 0.25, "picture_given_report": 0.25, "report_alone": 0.1}
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_whole_shares_are_exact():
+    for seed in range(20):
+        counts = torch.bincount(assign_states(MIX, 40, gen(seed)), minlength=5)
+        assert counts.tolist() == [16, 10, 10, 4, 0]
+
+
+@given(st.integers(0, 10**6), st.integers(1, 33))
+@given_settings(max_examples=60, deadline=None)
+def test_counts_are_the_shares_rounded_up_or_down(seed, num):
+    counts = torch.bincount(assign_states(MIX, num, gen(seed)), minlength=5)
+    assert int(counts.sum()) == num
+    for name, count in zip(STATES, counts.tolist(), strict=True):
+        assert abs(count - MIX.get(name, 0) * num) < 1 + 1e-6
+
+
+def test_small_batches_are_right_on_average():
+    counts = sum(torch.bincount(assign_states(MIX, 3, gen(seed)), minlength=5) for seed in range(2000))
+    torch.testing.assert_close(counts / 6000, torch.tensor([MIX.get(n, 0.0) for n in STATES]), atol=0.02, rtol=0)
+
+
+def test_the_order_is_shuffled_and_reproducible():
+    assert torch.equal(assign_states(MIX, 40, gen(1)), assign_states(MIX, 40, gen(1)))
+    assert not torch.equal(assign_states(MIX, 40, gen(1)), assign_states(MIX, 40, gen(2)))
+
+
+@pytest.mark.parametrize("bad", [{"jiont": 1.0}, {"joint": 0.5}, {"joint": 1.5, "report_alone": -0.5}])
+def test_wrong_mixtures_are_refused(bad):
+    with pytest.raises(ValueError, match="training states"):
+        assign_states(bad, 4, gen())
+
+
+def maps(space, state, keep=0.0, dropout=0.0, num=64):
+    states = torch.full((num,), state)
+    return state_maps(states, torch.full((num,), 3), space, keep, dropout, gen())
+
+
+def test_the_maps_are_a_partition(space):
+    for state in range(5):
+        out = maps(space, state, 0.5, 0.5)
+        assert bool((out.maskable.int() + out.hidden.int() + out.keep.int() == 1).all())
+        assert bool(out.keep[:, [0, 17]].all())  # BOI and EOI
+
+
+def test_each_state_gives_and_hides_what_its_name_says(space):
+    text, image, none = space.is_text, space.is_image, torch.zeros(space.layout.length, dtype=torch.bool)
+    expected = {
+        JOINT: (text | image, none),
+        REPORT_GIVEN_PICTURE: (text, none),
+        PICTURE_GIVEN_REPORT: (image, none),
+        REPORT_ALONE: (text, image),
+        PICTURE_ALONE: (image, text),
+    }
+    for state, (maskable, hidden) in expected.items():
+        out = maps(space, state)
+        assert torch.equal(out.maskable, maskable.expand(64, -1))
+        assert torch.equal(out.hidden, hidden.expand(64, -1))
+        assert bool((out.state == state).all())
+
+
+def test_the_prompt_is_kept_with_its_probability_where_the_report_is_noisy(space):
+    for state in (JOINT, REPORT_GIVEN_PICTURE, REPORT_ALONE):
+        kept = maps(space, state, keep=0.3, num=4000).keep[:, space.layout.text]
+        assert not kept[:, 3:].any()
+        assert torch.equal(kept[:, 0], kept[:, 2])
+        assert float(kept[:, 0].float().mean()) == pytest.approx(0.3, abs=0.03)
+    assert bool(maps(space, PICTURE_ALONE, keep=1.0).hidden[:, space.layout.text].all())
+
+
+def test_condition_dropout_hides_the_whole_condition(space):
+    out = maps(space, REPORT_GIVEN_PICTURE, dropout=0.25, num=4000)
+    dropped = out.state == REPORT_ALONE
+    assert float(dropped.float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(out.hidden, dropped[:, None] & space.is_image)
+    assert bool((maps(space, PICTURE_GIVEN_REPORT, dropout=1.0).state == PICTURE_ALONE).all())
+    assert bool((maps(space, JOINT, dropout=1.0).state == JOINT).all())
+
+
+def test_a_probability_above_one_is_refused(space):
+    with pytest.raises(ValueError, match=r"prompt_keep.*1\.5"):
+        maps(space, JOINT, keep=1.5)
