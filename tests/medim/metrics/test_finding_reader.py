@@ -37,12 +37,15 @@ class Blobs:
     def render(self, scene: Mapping[str, Any], size: int, noise: bool = True) -> Rendered:
         rng = np.random.default_rng(scene["seed"])
         image = np.full((size, size, 3), self.background, np.float64) + rng.normal(0, 4, (size, size, 3))
+        masks = {}
         for label, state in self.truth(scene).items():
             number = [finding.name for finding in self.findings].index(label.split()[-1])
             low, high = (0.55, 0.75) if label.startswith("right") else (0.1, 0.3)
             y, x = (rng.uniform((0.3, low), (0.5, high)) * size).astype(int)
-            image[y : y + size // 6, x : x + size // 6, number] += STRENGTH[state]
-        return Rendered(np.clip(image, 0, 255).astype(np.uint8), {})
+            masks[label] = np.zeros((size, size), bool)
+            masks[label][y : y + size // 5, x : x + size // 5] = True
+            image[masks[label], number] += STRENGTH[state]
+        return Rendered(np.clip(image, 0, 255).astype(np.uint8), masks)
 
 
 DOMAINS: dict[str, Any] = {
@@ -50,7 +53,7 @@ DOMAINS: dict[str, Any] = {
     "dark": Blobs("dark", 20, (Finding("green", True), Finding("blue", False))),
 }
 OPTIM = Optimisation(
-    steps=110, batch_size=24, accumulate=1, lr=5e-3, warmup=10, restarts=1, weight_decay=0.01, beta1=0.9, beta2=0.99,
+    steps=90, batch_size=24, accumulate=1, lr=5e-3, warmup=10, restarts=1, weight_decay=0.01, beta1=0.9, beta2=0.99,
     clip=1.0, ema=0.95, precision="fp32", checkpoint_every=1000, validate_every=0, log_every=80,
 )  # fmt: skip
 CPU = torch.device("cpu")

@@ -1,0 +1,171 @@
+"""The prior: the backbone's decoder trained autoregressively on captioned drawings, both ways round.
+
+Stands for the pretrained MLLM of the paper (Liquid: Gemma trained by next-token prediction on text and image codes in
+one sequence, in both orders, Wu et al. 2024). The decoder, its tokenizers and its vocabulary are `train_medim`'s, so
+that everything but AdaLN and time carries over; attention is causal and time is absent.
+
+    picture to caption   BOI | picture | EOI | caption
+    caption to picture   caption | BOI | picture | EOI
+
+Letters: B batch, L positions, T caption tokens, n codes of a picture.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
+
+from medim.backbones.mllm import MLLM, BackboneSettings
+from medim.medim_training import TokenData, Tokens, balanced_batches
+from medim.model import TokenBatch
+from medim.pretrained import OWN_FOLDER
+from medim.tokenizers.text import TextTokenizer
+from medim.training import FitResult, OnLog, Optimisation, fit
+from medim.vocab import SequenceLayout, SharedVocab
+
+
+@dataclass(frozen=True)
+class PretrainingSettings:
+    """The decoder is `backbone`'s; its switches for diffusion (attention, time, AdaLN) are not read."""
+
+    backbone: BackboneSettings
+    caption_first: float  # share of the batch in the order caption, picture
+    text_weight: float
+    image_weight: float
+    val_pairs: int
+
+
+class CausalDecoder(nn.Module):
+    """The backbone as an autoregressive model over both orders."""
+
+    def __init__(
+        self, tokenizer: TextTokenizer, codebook_size: int, layout: SequenceLayout, backbone: BackboneSettings
+    ) -> None:
+        super().__init__()
+        plain = replace(backbone, causal=True, timestep="none", adaln="none")
+        self.tokenizer, self.layout = tokenizer, layout
+        self.vocab = SharedVocab(tokenizer.size, codebook_size)
+        self.backbone = MLLM(self.vocab, layout, plain)
+
+    def sequences(self, batch: TokenBatch, caption_first: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids (B, L) and which of them are learned (B, L): codes, and the caption up to its first EOS.
+
+        Args:
+            caption_first: (B,) bool.
+        """
+        num = len(batch.text)
+        edge = torch.ones(num, 1, dtype=torch.int64, device=batch.text.device)
+        picture = torch.cat(
+            [edge * self.tokenizer.boi_id, self.vocab.from_codes(batch.image), edge * self.tokenizer.eoi_id], dim=1
+        )
+        ended = (batch.text == self.tokenizer.eos_id).long().cumsum(1)
+        learned_text = (ended - (batch.text == self.tokenizer.eos_id).long()) == 0  # the first EOS is learned
+        no = torch.zeros_like(edge, dtype=torch.bool)
+        learned_picture = torch.cat([no, torch.ones_like(batch.image, dtype=torch.bool), no], dim=1)
+        choose = caption_first[:, None]
+        ids = torch.where(choose, torch.cat([batch.text, picture], dim=1), torch.cat([picture, batch.text], dim=1))
+        learned = torch.where(
+            choose, torch.cat([learned_text, learned_picture], dim=1), torch.cat([learned_picture, learned_text], dim=1)
+        )
+        return ids, learned
+
+    def nats(self, batch: TokenBatch, caption_first: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean next-token cross-entropy of captions and of pictures, nats per token.
+
+        A first caption token has nothing before it and is not learned.
+        """
+        ids, learned = self.sequences(batch, caption_first)
+        hidden = self.backbone.hidden(ids, None, causal=True)[:, :-1]
+        target, wanted = ids[:, 1:], learned[:, 1:]
+        is_code = target >= self.vocab.image_offset
+        text_rows, image_rows = self.backbone.head_rows()
+        text, image = wanted & ~is_code, wanted & is_code
+        return (
+            cross_entropy(linear(hidden[text], text_rows).float(), target[text]),
+            cross_entropy(linear(hidden[image], image_rows).float(), self.vocab.to_codes(target[image])),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write config.json, model.safetensors (embedding, blocks, norm, head) and the tokenizer."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "made_by": OWN_FOLDER, "codebook_size": self.vocab.n_image, "layout": asdict(self.layout),
+            "backbone": self.backbone.settings.to_dict(),
+        }  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        self.tokenizer.save(folder)
+        state = {name: p.detach().contiguous() for name, p in self.backbone.decoder_parameters()}
+        save_file(state, folder / "model.safetensors")
+
+
+class PretrainingTrainee:
+    """The decoder as `fit` sees it."""
+
+    def __init__(self, model: CausalDecoder, settings: PretrainingSettings) -> None:
+        self.model, self.settings = model, settings
+
+    def players(self) -> dict[str, nn.Module]:
+        """See `Trainee`."""
+        return {"backbone": self.model}
+
+    def loss(
+        self, _player: str, batch: TokenBatch, _step: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Trainee`; the order is drawn per sample."""
+        device = next(self.model.parameters()).device
+        first = (torch.rand(len(batch.text), generator=generator) < self.settings.caption_first).to(device)
+        text, image = self.model.nats(batch.to(device), first)
+        return self.settings.text_weight * text + self.settings.image_weight * image, {"text": text, "image": image}
+
+
+@torch.no_grad()
+def validation_nats(model: CausalDecoder, val: Mapping[str, Tokens], num: int, chunk: int) -> dict[str, float]:
+    """`<dataset>/<order>/<modality>` -> nats per token on the first `num` pairs (mean of the chunks)."""
+    device = next(model.parameters()).device
+    out: dict[str, float] = {}
+    for name, tokens in val.items():
+        total = min(num, len(tokens))
+        for order in ("picture_first", "caption_first"):
+            parts = []
+            for start in range(0, total, chunk):
+                batch = tokens.batch(np.arange(start, min(start + chunk, total))).to(device)
+                first = torch.full((len(batch.text),), order == "caption_first", device=device)
+                parts.append([len(batch.text), *(float(v) * len(batch.text) for v in model.nats(batch, first))])
+            pairs, text, image = np.sum(parts, axis=0)
+            out |= {f"{name}/{order}/text": float(text / pairs), f"{name}/{order}/image": float(image / pairs)}
+    return out
+
+
+def pretrain_backbone(
+    data: TokenData, settings: PretrainingSettings, optim: Optimisation, *, seed: int, work: Path, out: Path,
+    on_log: OnLog, device: torch.device,
+) -> FitResult:  # fmt: skip
+    """Train and write the folder `out`, which `train_medim(pretrained=…)` reads.
+
+    Args:
+        data: the drawings' tokens; tokenizer and codebook must be those of `train_medim`.
+    """
+    torch.manual_seed(seed)
+    tokenizer = TextTokenizer.load(data.tokenizer)
+    model = CausalDecoder(tokenizer, data.codebook_size, data.layout(), settings.backbone).to(device).train()
+    chunk = max(1, optim.batch_size // optim.accumulate)
+
+    def validate(module: nn.Module, _step: int) -> Mapping[str, float]:
+        assert isinstance(module, CausalDecoder)
+        return validation_nats(module, data.val, settings.val_pairs, chunk)
+
+    result = fit(
+        PretrainingTrainee(model, settings), balanced_batches(data.train, optim, seed), optim, seed=seed, work=work,
+        name="pretrain_backbone", on_log=on_log, validate=validate if data.val else None,
+    )  # fmt: skip
+    assert isinstance(result.averaged, CausalDecoder)
+    result.averaged.save(out)
+    return result

@@ -1,0 +1,153 @@
+"""The backbone: a decoder-only language model made a denoiser over report tokens and image codes (paper Sec. 2.2).
+
+Any Hugging Face pre-norm decoder (Llama, Gemma, Qwen2, Mistral), from a few million parameters to the paper's seven
+billion; what turns it into a denoiser stands in `BackboneSettings`, whose switches are the rows of Table 4.
+
+- Attention is bidirectional through transformers' own `config.is_causal = False`. There is no padding (reports end in
+  predicted EOS tokens), so no attention mask is built at all and SDPA takes its fastest kernel.
+- Time enters through AdaLN (adaln.py); `adaln: none` adds it to the token embeddings instead, weighted by one learned
+  number that starts at 0 (Sec. 3.3, "weighted addition"); `timestep: none` removes it everywhere, AdaLN with it (ibid.:
+  "remove the timestep embeddings and replace the AdaLN designs with a standard LayerNorm").
+- A position's logits are read at the position itself, over its own modality's ids only. The official code reads report
+  tokens at the previous and codes at the next position; that is for its checkpoint only, see pretrained.py.
+
+Letters: B batch, L positions, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from medim.backbones.adaln import AdaLN, TimestepEmbedder, make_adaptive
+from medim.backbones.attention import register_attention, rotary_in_compute_dtype
+from medim.diffusion.denoise import ModalityLogits
+from medim.vocab import SequenceLayout, SharedVocab
+
+DECODERS = ("llama", "gemma", "qwen2", "mistral")
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """What the backbone is. `decoder` holds transformers' configuration keys: model_type, hidden_size, …; the size of
+    the vocabulary is set by the model."""
+
+    decoder: Mapping[str, Any]
+    causal: bool  # keep the causal mask (Table 4 "w/ causal mask")
+    timestep: str  # t | sigma | none
+    adaln: str  # full | single | none
+    adaln_init: str  # identity | adaln_zero | official
+    adaln_silu: bool
+    tied: bool  # one matrix for embedding and head
+    gradient_checkpointing: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; `BackboneSettings(**d)` is the inverse."""
+        return asdict(self) | {"decoder": dict(self.decoder)}
+
+
+def build_decoder(decoder: Mapping[str, Any], vocab_size: int, causal: bool, length: int) -> Any:
+    """A Hugging Face decoder without head, freshly initialised from torch's default generator.
+
+    Raises:
+        ValueError: the model_type is unknown, or the configuration sets what the model must set.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    values = dict(decoder)
+    kind = values.pop("model_type", None)
+    if kind not in DECODERS:
+        raise ValueError(f"decoder.model_type must be one of {', '.join(DECODERS)}, got {kind!r} (params.yaml)")
+    values |= {"vocab_size": vocab_size, "tie_word_embeddings": True, "use_cache": False}
+    # A padding id would freeze its row of the embedding; an id beyond a small vocabulary is refused.
+    values |= {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    values["max_position_embeddings"] = max(length, int(values.get("max_position_embeddings", length)))
+    config = AutoConfig.for_model(kind, **values)
+    config.is_causal = causal
+    model = AutoModel.from_config(config, attn_implementation=register_attention())
+    model.rotary_emb.register_forward_hook(rotary_in_compute_dtype)
+    return model
+
+
+class MLLM(nn.Module):
+    """A decoder with AdaLN and one head per modality; implements `medim.diffusion.denoise.Denoise`.
+
+    `decoder.embed_tokens` has a row per shared id (BOI, EOI and EOS are report ids, [MASK] has one too). The head's
+    rows are the embedding's (`tied`) or those of `head`.
+    """
+
+    def __init__(self, vocab: SharedVocab, layout: SequenceLayout, settings: BackboneSettings) -> None:
+        super().__init__()
+        self.vocab, self.layout, self.settings = vocab, layout, settings
+        self.decoder = build_decoder(settings.decoder, vocab.size, settings.causal, layout.length)
+        width, layers = self.decoder.config.hidden_size, self.decoder.config.num_hidden_layers
+        self.embed_time: TimestepEmbedder | None = None
+        self.adaln: AdaLN | None = None
+        self.time_weight: nn.Parameter | None = None
+        if settings.timestep != "none":
+            self.embed_time = TimestepEmbedder(width, settings.timestep)
+            if settings.adaln == "none":
+                self.time_weight = nn.Parameter(torch.zeros(()))
+            else:
+                make_adaptive(self.decoder)
+                self.adaln = AdaLN(width, layers, settings.adaln, settings.adaln_init, settings.adaln_silu)
+        self.head: nn.Parameter | None = None
+        if not settings.tied:
+            self.head = nn.Parameter(self.decoder.embed_tokens.weight.detach().clone())
+        if settings.gradient_checkpointing:
+            self.decoder.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def hidden(self, ids: Tensor, t: Tensor | None, causal: bool | None = None) -> Tensor:
+        """Last hidden states (B, L, D) of shared ids (B, L) at times t (B,).
+
+        Args:
+            t: None leaves time out: the plain decoder (autoregressive pretraining).
+            causal: overrides the settings for this call.
+        """
+        extra: dict[str, Any] = {} if causal is None else {"is_causal": causal}
+        embeddings = self.decoder.embed_tokens(ids)
+        if self.embed_time is not None and t is not None:
+            c = self.embed_time(t)
+            if self.adaln is not None:
+                extra["modulations"] = self.adaln(c)
+            else:
+                embeddings = embeddings + self.time_weight * c[:, None]
+        return self.decoder(inputs_embeds=embeddings, use_cache=False, **extra).last_hidden_state
+
+    def head_rows(self) -> tuple[Tensor, Tensor]:
+        """Head matrices (n_text, D) and (n_image, D): views of the shared one."""
+        rows: Tensor = self.decoder.embed_tokens.weight if self.head is None else self.head
+        return rows[: self.vocab.n_text], rows[self.vocab.image_offset :]
+
+    def logits_at(self, hidden: Tensor, positions: Tensor) -> ModalityLogits:
+        """Logits of hidden states (B, L, D) in the layout's order, computed at the wanted positions (B, L) only."""
+        text_rows, image_rows = self.head_rows()
+        text, image = self.layout.text, self.layout.image
+        return ModalityLogits(
+            linear(hidden[:, text][positions[:, text]], text_rows),
+            linear(hidden[:, image][positions[:, image]], image_rows),
+        )
+
+    def forward(self, xt: Tensor, t: Tensor, positions: Tensor) -> ModalityLogits:
+        """See `Denoise`.
+
+        Raises:
+            ValueError: xt has not the layout's length.
+        """
+        if xt.shape[1] != self.layout.length:
+            raise ValueError(
+                f"the backbone was built for {self.layout.length} positions, got {xt.shape[1]}: "
+                f"other tokens? Rerun `dvc repro train_medim`"
+            )
+        return self.logits_at(self.hidden(xt, t), positions)
+
+    def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters that a pretrained decoder brings: embedding, blocks, norm, head."""
+        for name, parameter in self.named_parameters():
+            if name.startswith("decoder.") or name == "head":
+                yield name, parameter

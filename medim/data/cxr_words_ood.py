@@ -1,0 +1,257 @@
+"""The words of the other site's chest reports: most findings go by another name (data only)."""
+
+from __future__ import annotations
+
+from medim.data.cxr_words import (
+    ATELECTASIS,
+    CARDIOMEGALY,
+    CHEST,
+    CONSOLIDATION,
+    DEVICES,
+    EDEMA,
+    EFFUSION,
+    FRACTURE,
+    LINE,
+    LUNG,
+    NODULE,
+    PACEMAKER,
+    PNEUMOTHORAX,
+)
+from medim.data.report_grammar import Language, Phrases
+
+AWAY = Language(
+    phrases=(
+        Phrases(
+            CARDIOMEGALY,
+            cues=(r"cardiomegaly", r"enlargement of the heart", r"(?:heart|shadow)(?: \w+){0,4} (?:big|wide|widened)"),
+            present=(
+                "the heart is too big.",
+                "cardiomegaly noted.",
+                "enlargement of the heart.",
+                "heart shadow is widened.",
+            ),
+            uncertain=(
+                "the heart could be too big.",
+                "cardiomegaly is likely.",
+                "probable enlargement of the heart.",
+                "heart shadow is perhaps widened.",
+            ),
+            absent=(
+                "the heart is of normal size.",
+                "cardiomegaly is absent.",
+                "normal heart shadow.",
+                "heart is not too big.",
+            ),
+        ),
+        Phrases(
+            EDEMA,
+            cues=(r"edema", r"fluid overload", r"bat wing shadows?"),
+            present=(
+                "edema of the lungs noted.",
+                "signs of fluid overload.",
+                "bat wing shadows around the hila.",
+                "fluid overload with edema.",
+            ),
+            uncertain=(
+                "edema of the lungs is likely.",
+                "fluid overload is probable.",
+                "perhaps bat wing shadows around the hila.",
+                "fluid overload could be present.",
+            ),
+            absent=(
+                "edema is absent.",
+                "no fluid overload.",
+                "the hila are normal.",
+                "lungs without signs of fluid overload.",
+            ),
+        ),
+        Phrases(
+            EFFUSION,
+            cues=(r"effusions?", r"hydrothorax", r"fluid at the (?:(?:left|right) base|bases)"),
+            present=(
+                "{size} effusion at the {side} base.",
+                "{side} hydrothorax, {size}.",
+                "{size} fluid at the {side} base.",
+                "{side} sided effusion of {size} size.",
+            ),
+            uncertain=(
+                "effusion at the {side} base is likely.",
+                "probable {side} hydrothorax.",
+                "perhaps fluid at the {side} base.",
+                "{side} sided effusion could be present.",
+            ),
+            absent=(
+                "effusion is absent.",
+                "no hydrothorax.",
+                "lung bases without fluid.",
+                "both costophrenic angles are free.",
+            ),
+            both=("effusion at both bases.", "bilateral hydrothorax."),
+            both_uncertain=("effusion at both bases is likely.", "probable bilateral hydrothorax."),
+        ),
+        Phrases(
+            PNEUMOTHORAX,
+            cues=(r"pneumothora(?:x|ces)", r"free pleural air", r"collapse of the (?:left|right) lung"),
+            present=(
+                "{size} free pleural air on the {side}.",
+                "{side} sided pneumothorax, {size}.",
+                "{size} collapse of the {side} lung.",
+                "pneumothorax of {size} size at the {side} apex.",
+            ),
+            uncertain=(
+                "free pleural air on the {side} is likely.",
+                "{side} sided pneumothorax could be present.",
+                "probable collapse of the {side} lung.",
+                "perhaps pneumothorax at the {side} apex.",
+            ),
+            absent=(
+                "pneumothorax is absent.",
+                "no free pleural air.",
+                "lungs reach the chest wall.",
+                "lungs without collapse.",
+            ),
+            both=("free pleural air on both sides.", "pneumothorax at both apices."),
+            both_uncertain=("free pleural air on both sides is likely.", "perhaps pneumothorax at both apices."),
+        ),
+        Phrases(
+            CONSOLIDATION,
+            cues=(r"consolidations?", r"infiltrates?", r"airspace disease"),
+            present=(
+                "infiltrate, {side} {place}.",
+                "{side} {place} infiltrate noted.",
+                "airspace disease of the {side} {place}.",
+                "consolidation of the {side} {place} noted.",
+            ),
+            uncertain=(
+                "infiltrate of the {side} {place} is likely.",
+                "probable airspace disease of the {side} {place}.",
+                "perhaps an infiltrate of the {side} {place}.",
+                "consolidation of the {side} {place} could be present.",
+            ),
+            absent=(
+                "infiltrate is absent.",
+                "no airspace disease.",
+                "lungs without infiltrate.",
+                "no infiltrate noted.",
+            ),
+            both=("infiltrates on both sides.", "bilateral airspace disease."),
+            both_uncertain=("infiltrates on both sides are likely.", "probable bilateral airspace disease."),
+        ),
+        Phrases(
+            NODULE,
+            cues=(r"nodules?", r"round lesions?", r"mass(?:es)?"),
+            present=(
+                "round lesion, {side} {place}.",
+                "{side} {place} mass noted.",
+                "small mass of the {side} {place}.",
+                "nodule of the {side} {place} noted.",
+            ),
+            uncertain=(
+                "round lesion of the {side} {place} is likely.",
+                "probable mass of the {side} {place}.",
+                "perhaps a round lesion of the {side} {place}.",
+                "nodule of the {side} {place} could be present.",
+            ),
+            absent=("round lesions are absent.", "no mass.", "lungs without round lesion.", "no mass noted."),
+            both=("round lesions on both sides.", "bilateral masses noted."),
+            both_uncertain=("round lesions on both sides are likely.", "probable bilateral masses."),
+        ),
+        Phrases(
+            ATELECTASIS,
+            cues=(r"atelectasis", r"plates?", r"dystelectasis"),
+            present=(
+                "plate of atelectasis, {side} {place}.",
+                "{side} {place} dystelectasis.",
+                "atelectasis of the {side} {place} noted.",
+                "streaky dystelectasis of the {side} {place}.",
+            ),
+            uncertain=(
+                "plate of atelectasis, {side} {place}, is likely.",
+                "probable {side} {place} dystelectasis.",
+                "perhaps atelectasis of the {side} {place}.",
+                "dystelectasis of the {side} {place} could be present.",
+            ),
+            absent=(
+                "atelectasis is absent.",
+                "no dystelectasis.",
+                "lungs without atelectasis.",
+                "no atelectasis noted.",
+            ),
+            both=("plates of atelectasis on both sides.", "bilateral dystelectasis."),
+            both_uncertain=("probable bilateral dystelectasis.", "plates of atelectasis on both sides are likely."),
+        ),
+        Phrases(
+            FRACTURE,
+            cues=(r"fractures?", r"broken ribs?", r"cortical breaks?"),
+            present=(
+                "broken rib on the {side}.",
+                "{side} sided rib fracture noted.",
+                "cortical break of a {side} rib.",
+                "fracture of a rib on the {side}.",
+            ),
+            uncertain=(
+                "broken rib on the {side} is likely.",
+                "{side} sided rib fracture could be present.",
+                "probable cortical break of a {side} rib.",
+                "perhaps fracture of a rib on the {side}.",
+            ),
+            absent=("fracture is absent.", "no broken rib.", "ribs without cortical break.", "normal ribs."),
+            both=("broken ribs on both sides.", "fracture of ribs on both sides."),
+            both_uncertain=("broken ribs on both sides are likely.", "perhaps fracture of ribs on both sides."),
+        ),
+        Phrases(
+            PACEMAKER,
+            cues=(r"pacemaker", r"pulse generator", r"pacing leads?"),
+            present=(
+                "pacemaker noted.",
+                "pulse generator in the chest wall.",
+                "pacing lead in the heart.",
+                "state after pacemaker implant.",
+            ),
+            uncertain=(
+                "pacemaker is likely.",
+                "probable pulse generator in the chest wall.",
+                "perhaps a pacing lead in the heart.",
+                "pacemaker could be present.",
+            ),
+            absent=("pacemaker is absent.", "no pulse generator.", "chest without pacemaker.", "no pacing lead."),
+        ),
+        Phrases(
+            LINE,
+            cues=(r"central (?:venous )?(?:line|access)", r"catheter", r"picc"),
+            present=(
+                "catheter noted.",
+                "central access with the tip in the vena cava.",
+                "PICC in place.",
+                "venous catheter in place.",
+            ),
+            uncertain=(
+                "catheter is likely.",
+                "probable central access.",
+                "perhaps a PICC in place.",
+                "venous catheter could be present.",
+            ),
+            absent=("catheter is absent.", "no central access.", "chest without catheter.", "no PICC."),
+        ),
+    ),
+    statements=(
+        ("lungs without any finding.", LUNG),
+        ("normal heart and lungs.", (*LUNG, "cardiomegaly")),
+        ("no acute finding in the chest.", CHEST),
+        ("effusion and pneumothorax are absent.", ("effusion", "pneumothorax")),
+        ("infiltrate and effusion are absent.", ("consolidation", "effusion")),
+        ("no foreign material.", DEVICES),
+        ("normal skeleton.", ("rib fracture",)),
+        ("trachea in the midline.", ()),
+    ),
+    openings=("chest film in one plane.", "bedside film of the chest."),
+    comparisons=("versus the previous film ", "unlike the previous film "),
+    slots={
+        "size": {"small": ("slight", "little"), "moderate": ("average",), "large": ("marked", "gross")},
+        "place": {
+            "upper": ("upper field",),
+            "mid": ("middle field",),
+            "lower": ("lower field", "lower lobe"),
+        },
+    },
+)

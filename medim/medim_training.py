@@ -1,0 +1,249 @@
+"""Training of MeDiM on token files: balanced domains, the states of generation, validation per task."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medim.backbones.mllm import BackboneSettings
+from medim.diffusion.absorbing import Nelbo
+from medim.model import LossSettings, MeDiM, TokenBatch
+from medim.pretrained import Start, decoder_settings, initialise_decoder, is_own
+from medim.tokenizers.text import TextTokenizer
+from medim.training import FitResult, OnLog, Optimisation, fit
+from medim.vocab import SequenceLayout
+
+Ints = NDArray[np.int32]
+
+# Question -> the training state in which exactly this question is asked
+TASK_STATES = {
+    "image_to_report": "report_given_picture",
+    "report_to_image": "picture_given_report",
+    "joint": "joint",
+}
+VALIDATION_SEED = 20_260_101  # masks of the validation are the same in every training, so that curves compare
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A token file in memory. N pairs, T report ids, n codes."""
+
+    pair_ids: tuple[str, ...]
+    text: Ints  # (N, T)
+    image: Ints  # (N, n)
+    prompt_tokens: Ints  # (N,) leading report ids that are the prompt
+    text_tokens: Ints  # (N,) report ids before the padding
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    @property
+    def layout(self) -> SequenceLayout:
+        """The layout of these lengths."""
+        return SequenceLayout(n_text=self.text.shape[1], n_image=self.image.shape[1])
+
+    def batch(self, rows: NDArray[np.int64]) -> TokenBatch:
+        """The pairs of these rows."""
+        text, image, prompt = (torch.from_numpy(a[rows].astype(np.int64)) for a in
+                               (self.text, self.image, self.prompt_tokens))  # fmt: skip
+        return TokenBatch(text, image, prompt)
+
+
+@dataclass(frozen=True)
+class TokenData:
+    """What a training sees: token files per dataset, their tokenizer's folder and the size of their codebook."""
+
+    train: Mapping[str, Tokens]
+    val: Mapping[str, Tokens]
+    tokenizer: Path
+    codebook_size: int
+
+    def layout(self) -> SequenceLayout:
+        """The one layout of all files.
+
+        Raises:
+            ValueError: there are no pairs, or files of different lengths.
+        """
+        files = [*self.train.values(), *self.val.values()]
+        layouts = {tokens.layout for tokens in files}
+        if len(layouts) != 1 or any(not len(tokens) for tokens in files):
+            raise ValueError(
+                f"training needs token files of one length, none of them empty, got {sorted(map(str, layouts))} for "
+                f"{sorted({*self.train, *self.val})}: rerun `dvc repro tokenize_pairs`"
+            )
+        return layouts.pop()
+
+
+@dataclass(frozen=True)
+class MeDiMSettings:
+    """The model and its objective; the values stand in params.yaml."""
+
+    backbone: BackboneSettings
+    noise: str  # noise schedule, see medim.diffusion.schedule
+    loss: LossSettings
+    val_pairs: int  # validation pairs per dataset
+
+
+def read_tokens(path: Path, limit: int | None = None) -> Tokens:
+    """The first `limit` pairs (None: all) of a token file.
+
+    Raises:
+        FileNotFoundError: names the file and the command that makes it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro tokenize_pairs`")
+    table = pq.read_table(path).slice(0, limit)
+
+    def column(name: str) -> Ints:
+        values = table.column(name).combine_chunks()
+        flat = values.flatten() if name in ("text", "image") else values
+        return flat.to_numpy().astype(np.int32)
+
+    text, image = (column(name).reshape(len(table), -1) for name in ("text", "image"))
+    return Tokens(
+        tuple(table.column("pair_id").to_pylist()), text, image, column("prompt_tokens"), column("text_tokens")
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _permutation(seed: int, dataset: int, epoch: int, num: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, dataset, epoch]).permutation(num)
+
+
+def balanced_rows(sizes: Sequence[int], draws: range, seed: int) -> list[NDArray[np.int64]]:
+    """Rows of each dataset for the given draws of a training.
+
+    Draw g goes to dataset g mod D, whatever the datasets' sizes (paper Sec. 3.1: balanced), and is the (g div D)-th of
+    it, in an order that is shuffled anew for each pass.
+    """
+    out = []
+    for number, size in enumerate(sizes):
+        turns = [g // len(sizes) for g in draws if g % len(sizes) == number]
+        rows = [_permutation(seed, number, turn // size, size)[turn % size] for turn in turns]
+        out.append(np.array(rows, dtype=np.int64))
+    return out
+
+
+def balanced_batches(data: Mapping[str, Tokens], optim: Optimisation, seed: int) -> Callable[[int, int], TokenBatch]:
+    """(step, part) -> batch: a pure function, so that a resumed run sees the same data; see `balanced_rows`.
+
+    Raises:
+        ValueError: the batch cannot be cut into equal parts.
+    """
+    files = [data[name] for name in sorted(data)]
+    size, rest = divmod(optim.batch_size, optim.accumulate)
+    if rest:
+        raise ValueError(f"batch_size {optim.batch_size} must be a multiple of accumulate {optim.accumulate}")
+
+    def batch(step: int, part: int) -> TokenBatch:
+        first = (step * optim.accumulate + part) * size
+        chosen = balanced_rows([len(tokens) for tokens in files], range(first, first + size), seed)
+        parts = [tokens.batch(rows) for tokens, rows in zip(files, chosen, strict=True)]
+        return TokenBatch(*(torch.cat([getattr(p, f) for p in parts]) for f in ("text", "image", "prompt_tokens")))
+
+    return batch
+
+
+class MeDiMTrainee:
+    """MeDiM as `fit` sees it: one player."""
+
+    def __init__(self, model: MeDiM, settings: LossSettings) -> None:
+        self.model, self.settings = model, settings
+
+    def players(self) -> dict[str, nn.Module]:
+        """See `Trainee`."""
+        return {"medim": self.model}
+
+    def loss(
+        self, _player: str, batch: TokenBatch, _step: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Trainee`; logs nats per token of each modality."""
+        result = self.model.loss(batch, self.settings, generator)
+        return result.loss, result.logs()
+
+
+@torch.no_grad()
+def validation_nelbo(model: MeDiM, val: Mapping[str, Tokens], settings: MeDiMSettings, chunk: int) -> dict[str, float]:
+    """`<dataset>/<task>` -> nats per token of the NELBO (Eq. 6, uncapped) on the first `val_pairs` pairs.
+
+    Masks and times are fixed, the same at every step and in every training; the prompt is predicted too.
+
+    Args:
+        chunk: pairs per network call.
+    """
+    out: dict[str, float] = {}
+    for name, tokens in val.items():
+        num = min(settings.val_pairs, len(tokens))
+        for task, state in TASK_STATES.items():
+            loss = replace(
+                settings.loss, states={state: 1.0}, prompt_keep=0.0, condition_dropout=0.0, weighting="nelbo",
+                complementary=False,
+            )  # fmt: skip
+            generator = torch.Generator().manual_seed(VALIDATION_SEED)
+            parts = [
+                model.loss(tokens.batch(np.arange(start, min(start + chunk, num))), loss, generator)
+                for start in range(0, num, chunk)
+            ]
+            out[f"{name}/{task}"] = nats_per_token(parts)
+    return out
+
+
+def nats_per_token(parts: list[Nelbo]) -> float:
+    """Mean over all tokens that the parts stand for."""
+    nats = sum(float(p.text.sum() + p.image.sum()) for p in parts)
+    return nats / sum(int(p.text_tokens.sum() + p.image_tokens.sum()) for p in parts)
+
+
+def build_medim(data: TokenData, settings: MeDiMSettings, seed: int, pretrained: Start | None) -> MeDiM:
+    """A model of the data's vocabulary and layout, initialised from `seed`, or from a pretrained decoder where given.
+
+    A real checkpoint brings its own decoder configuration, which takes the place of the settings'.
+    """
+    torch.manual_seed(seed)
+    tokenizer = TextTokenizer.load(data.tokenizer)
+    backbone = settings.backbone
+    if pretrained is not None and not is_own(pretrained.source):
+        backbone = replace(backbone, decoder=decoder_settings(pretrained))
+    model = MeDiM(tokenizer, data.codebook_size, data.layout(), backbone, settings.noise)
+    if pretrained is not None:
+        counts = initialise_decoder(model.backbone, tokenizer, pretrained, seed)
+        print(f"train_medim: decoder from {pretrained.source}: {counts}", flush=True)
+    return model
+
+
+def train_medim(
+    data: TokenData, settings: MeDiMSettings, optim: Optimisation, *, seed: int, work: Path, out: Path, on_log: OnLog,
+    pretrained: Start | None, device: torch.device, extra: Mapping[str, Any] | None = None,
+) -> FitResult:  # fmt: skip
+    """Train and write the model folder `out` (averaged weights).
+
+    Args:
+        data: tokens, tokenizer, codebook size.
+        settings: model and objective; a variant of Table 4 differs here only.
+        work: checkpoints; a killed training goes on from there.
+        pretrained: where the decoder's weights come from; None: from scratch.
+        extra: joins the folder's config.json.
+    """
+    model = build_medim(data, settings, seed, pretrained).to(device).train()
+    chunk = max(1, optim.batch_size // optim.accumulate)
+
+    def validate(module: nn.Module, _step: int) -> Mapping[str, float]:
+        assert isinstance(module, MeDiM)
+        return validation_nelbo(module, data.val, settings, chunk)
+
+    result = fit(
+        MeDiMTrainee(model, settings.loss), balanced_batches(data.train, optim, seed), optim, seed=seed, work=work,
+        name="train_medim", on_log=on_log, validate=validate if data.val else None,
+    )  # fmt: skip
+    assert isinstance(result.averaged, MeDiM)
+    result.averaged.save(out, extra)
+    return result

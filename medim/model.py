@@ -1,0 +1,185 @@
+"""MeDiM: one discrete diffusion over the picture and the report of a pair (paper Sec. 2).
+
+The vocabulary says which ids exist, the layout where they stand, the backbone predicts the masked ones, medim.diffusion
+masks and unmasks. The questions that a trained model answers are in questions.py: special cases of one sampler.
+
+Letters: B batch, L positions, T report tokens, n codes of a picture.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medim.backbones.mllm import MLLM, BackboneSettings
+from medim.diffusion.absorbing import Nelbo, Noisy, complement, corrupt, join, nelbo, sample_t
+from medim.diffusion.denoise import ModalityLogits
+from medim.diffusion.schedule import get_schedule
+from medim.diffusion.space import TokenSpace
+from medim.diffusion.states import StateMaps, assign_states, state_maps
+from medim.tokenizers.text import TextTokenizer
+from medim.vocab import SequenceLayout, SharedVocab
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Tokens of B pairs: report ids (B, T) int64, codes (B, n) int64, leading report ids that are the prompt."""
+
+    text: Tensor
+    image: Tensor
+    prompt_tokens: Tensor  # (B,) int64
+
+    def to(self, device: torch.device) -> TokenBatch:
+        """The same on a device."""
+        return TokenBatch(self.text.to(device), self.image.to(device), self.prompt_tokens.to(device))
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What is trained; the values stand in params.yaml."""
+
+    states: Mapping[str, float]  # share of each training state, see medim.diffusion.states
+    prompt_keep: float  # probability that the prompt stays clean where the report is noisy
+    condition_dropout: float  # probability that a condition is hidden; what guidance subtracts
+    sampling_eps: float  # smallest time
+    weighting: str  # nelbo | min_cap | softmin_cap
+    cap: float  # largest weight of a token, see absorbing.cap_weight
+    text_weight: float
+    image_weight: float
+    complementary: bool  # each sample a second time with exactly the other tokens masked (twice the cost)
+
+
+class MeDiM(nn.Module):
+    """Vocabulary, layout, report tokenizer and backbone; see `loss`, `save` and `MeDiM.load`.
+
+    `forward` is the backbone's: it implements `Denoise`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        codebook_size: int,
+        layout: SequenceLayout,
+        backbone: BackboneSettings,
+        noise: str,
+    ) -> None:
+        """`noise` names the schedule (medim.diffusion.schedule); the sampler must use the one that was trained."""
+        super().__init__()
+        self.tokenizer, self.layout, self.noise = tokenizer, layout, noise
+        self.vocab = SharedVocab(tokenizer.size, codebook_size)
+        self.space = TokenSpace(layout, self.vocab, tokenizer.allowed(), tokenizer.eos_id)
+        self.schedule = get_schedule(noise)
+        self.backbone = MLLM(self.vocab, layout, backbone)
+
+    def forward(self, xt: Tensor, t: Tensor, positions: Tensor) -> ModalityLogits:
+        """See `Denoise`."""
+        return self.backbone(xt, t, positions)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def sequence(self, text: Tensor | None, codes: Tensor | None, num: int | None = None) -> Tensor:
+        """(B, L) shared ids BOI | picture | EOI | report; a part that is None is all [MASK].
+
+        Args:
+            text: (B, T) report ids, mask_id where unknown.
+            codes: (B, n) codes.
+            num: B, needed where both are None.
+
+        Raises:
+            ValueError: ids outside their alphabet, or a length that is not the layout's.
+        """
+        given = text if text is not None else codes
+        rows, device = (num or 0, self.device) if given is None else (len(given), given.device)
+        x = torch.full((rows, self.layout.length), self.vocab.mask_id, device=device)
+        x[:, self.layout.image.start - 1] = self.tokenizer.boi_id
+        x[:, self.layout.image.stop] = self.tokenizer.eoi_id
+        for name, part, where, wanted in (
+            ("report", text, self.layout.text, self.layout.n_text),
+            ("picture", codes, self.layout.image, self.layout.n_image),
+        ):
+            if part is None:
+                continue
+            if part.shape[1] != wanted:
+                raise ValueError(
+                    f"a {name} has {wanted} tokens here, got {part.shape[1]}: rerun `dvc repro train_medim`"
+                )
+            x[:, where] = self.vocab.from_codes(part) if name == "picture" else part
+        self.space.check(x)
+        return x
+
+    def noisy(self, x0: Tensor, maps: StateMaps, settings: LossSettings, generator: torch.Generator) -> Noisy:
+        """Mask a batch at stratified times; twice the batch where masks are complementary."""
+        t = sample_t(len(x0), settings.sampling_eps, generator)
+        first = corrupt(
+            x0, maps.maskable, maps.hidden, t, self.schedule, self.vocab.mask_id, generator,
+            at_least_one=not settings.complementary,
+        )  # fmt: skip
+        if not settings.complementary:
+            return first
+        return join(first, complement(first, maps.hidden, self.schedule, self.vocab.mask_id))
+
+    def loss(self, batch: TokenBatch, settings: LossSettings, generator: torch.Generator) -> Nelbo:
+        """The training objective of one batch (Eq. 6): states, masks, prediction, weighted cross-entropy."""
+        batch = batch.to(self.device)
+        x0 = self.sequence(batch.text, batch.image)  # (B, L)
+        state = assign_states(settings.states, len(x0), generator)
+        maps = state_maps(
+            state, batch.prompt_tokens, self.space, settings.prompt_keep, settings.condition_dropout, generator
+        )
+        noisy = self.noisy(x0, maps, settings, generator)
+        logits = self(noisy.xt, noisy.t, noisy.masked)
+        return nelbo(
+            logits, noisy, self.space, weighting=settings.weighting, cap=settings.cap,
+            text_weight=settings.text_weight, image_weight=settings.image_weight,
+        )  # fmt: skip
+
+    def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
+        """Write config.json, model.safetensors and the tokenizer's files; `extra` joins the config.
+
+        The VQGAN is not copied: it is an artefact of its own, given again where pictures are decoded.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "system": "medim.questions",
+            "codebook_size": self.vocab.n_image,
+            "layout": asdict(self.layout),
+            "backbone": self.backbone.settings.to_dict(),
+            "noise": self.noise,
+        } | dict(extra or {})
+        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        self.tokenizer.save(folder)
+        state = {name: value.contiguous() for name, value in self.backbone.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path) -> MeDiM:
+        """The model that `save` wrote, in eval mode on the CPU.
+
+        Raises:
+            FileNotFoundError: a file is missing; names the stage that writes it.
+        """
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder / name} is missing: run `dvc repro train_medim`")
+        config = json.loads((folder / "config.json").read_text())
+        model = cls(
+            TextTokenizer.load(folder), config["codebook_size"], SequenceLayout(**config["layout"]),
+            BackboneSettings(**config["backbone"]), config["noise"],
+        )  # fmt: skip
+        model.backbone.load_state_dict(load_file(folder / "model.safetensors"))
+        return model.eval()
+
+
+def load_medim(folder: Path) -> MeDiM:
+    """See `MeDiM.load`."""
+    return MeDiM.load(folder)

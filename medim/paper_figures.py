@@ -1,0 +1,93 @@
+"""The paper's Figures 4, 7 and 8 from what the systems generated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from medim.evaluation import Reference
+from medim.figures import Panel, figure4, figure7, figure8, panel_of
+from medim.generation import read_generated
+from medim.systems import Sample
+from medim.tables import get_table
+
+TASK = "report_to_image"
+
+
+@dataclass(frozen=True)
+class FigureSettings:
+    """How much the figures show."""
+
+    prompts: int  # rows a dataset in figures 4 and 7
+    cases: int  # panels of figure 8
+    columns: int  # of figure 8
+    side: int  # pixels a picture takes at most
+
+
+def rows_of(generated: Path, model: str, dataset: str, task: str) -> dict[str, list[Sample]]:
+    """Table row -> a model's samples; empty where it does not answer the task."""
+    path = generated / model / dataset / f"{task}.parquet"
+    rows: dict[str, list[Sample]] = {}
+    for sample in read_generated(path) if path.is_file() else []:
+        rows.setdefault(sample.row, []).append(sample)
+    return rows
+
+
+def same_prompts(
+    generated: Path, names: Mapping[str, str], references: Mapping[str, Reference], count: int
+) -> dict[str, list[Panel]]:
+    """System -> panels of the first `count` reports of each dataset; systems that draw no pictures are left out.
+
+    Args:
+        names: model -> how its only row is called; a model with several rows keeps their names.
+    """
+    panels: dict[str, list[Panel]] = {}
+    for dataset in references:
+        for model, name in names.items():
+            rows = rows_of(generated, model, dataset, TASK)
+            for row, samples in rows.items():
+                shown = [panel_of(sample, references)[0] for sample in samples[:count]]
+                panels.setdefault(name if len(rows) == 1 else row, []).extend(shown)
+    return panels
+
+
+def paper_figures(
+    generated: Path, references: Mapping[str, Reference], settings: FigureSettings
+) -> dict[str, Image.Image]:
+    """figure4 (all systems, same prompts), figure7 (ablation, same prompts), figure8 (MeDiM's worst cases).
+
+    Args:
+        generated: folder with one folder a model.
+        references: dataset -> its real pairs; figure 8 looks at all their answers.
+    """
+    models = sorted(folder.name for folder in generated.iterdir() if folder.is_dir())
+    ablation = _names("table4", models)
+    systems = {model: model for model in models if model not in ablation} | {"medim": "MeDiM"}
+    cases = [
+        panel_of(sample, references)
+        for dataset in references
+        for task in (TASK, "image_to_report")
+        for sample in _only(rows_of(generated, "medim", dataset, task))
+    ]
+    return {
+        "figure4": figure4(same_prompts(generated, systems, references, settings.prompts), settings.side),
+        "figure7": figure7(same_prompts(generated, ablation, references, settings.prompts), settings.side),
+        "figure8": figure8(cases, settings.columns, settings.cases, settings.side),
+    }
+
+
+def _names(table: str, models: Sequence[str]) -> dict[str, str]:
+    """Model -> row name in a table, for models that were run; trivial ones and further seeds left out."""
+    found: dict[str, str] = {}
+    for row in get_table(table).rows:
+        for source in row.sources:
+            if source.model in models and source.model != "trivial":
+                found.setdefault(source.model, row.name)
+    return found
+
+
+def _only(rows: Mapping[str, list[Sample]]) -> list[Sample]:
+    return next(iter(rows.values()), [])

@@ -1,0 +1,170 @@
+"""The questions that a trained MeDiM answers: special cases of one sampler, told apart by which tokens are given.
+
+    report_to_image   the report is given, the picture is sampled
+    image_to_report   the picture is given, the report is sampled
+    joint             nothing is given: every report token and code starts as [MASK] (the official code leaves 0-5 %)
+    prompted          the prompt begins the report, the rest and the picture are sampled
+    complete_report   a begun report is finished, with or without a picture
+    fill_picture      erased codes are sampled anew
+
+Every function is batched, takes one seed per sample, and a sample depends on its own seed only.
+
+Letters: B batch, T report tokens, n codes, S pixels a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medim.diffusion.sampler import SampleResult, SamplerSettings, sample, seeded_generators
+from medim.model import MeDiM
+from medim.pairs import PROMPT_END, Pair, full_text, load_images, split_prompt
+from medim.systems import TASKS, Sample
+from medim.tokenizers.vqgan import VQGAN, load_vqgan
+
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """B finished pairs. `texts` are "<prompt>: <report>" as the models see them."""
+
+    texts: list[str]
+    codes: Tensor  # (B, n) int64
+    images: Images  # (B, S, S, 3) uint8, decoded from the codes
+    evaluations: list[int]  # passes through the network per sample
+
+    @property
+    def prompts(self) -> list[str]:
+        """The part of each text before PROMPT_END."""
+        return [split_prompt(text)[0] for text in self.texts]
+
+    @property
+    def reports(self) -> list[str]:
+        """The part of each text after PROMPT_END."""
+        return [split_prompt(text)[1] for text in self.texts]
+
+
+class Questions:
+    """A trained model with the VQGAN of its codes; implements `medim.systems.System`."""
+
+    tasks = TASKS
+
+    def __init__(self, model: MeDiM, vqgan: VQGAN, settings: SamplerSettings) -> None:
+        """Both go to eval mode.
+
+        Raises:
+            ValueError: the VQGAN's codebook is not the model's.
+        """
+        if vqgan.codebook_size != model.vocab.n_image:
+            raise ValueError(
+                f"the model knows {model.vocab.n_image} codes, the VQGAN has {vqgan.codebook_size}: "
+                f"rerun `dvc repro tokenize_pairs train_medim`"
+            )
+        self.model, self.vqgan, self.settings = model.eval(), vqgan.eval(), settings
+
+    def report_to_image(self, texts: Sequence[str], seeds: Sequence[int]) -> Answers:
+        """Pictures of "<prompt>: <report>" texts."""
+        return self._answer(self.text_ids(texts), None, seeds)
+
+    def image_to_report(self, pictures: Tensor | Images, seeds: Sequence[int]) -> Answers:
+        """Texts of pictures: codes (B, n) int64, or images (B, S, S, 3) uint8."""
+        return self._answer(None, self.codes_of(pictures), seeds)
+
+    def joint(self, seeds: Sequence[int]) -> Answers:
+        """Pairs from nothing."""
+        return self._answer(None, None, seeds)
+
+    def prompted(self, prompts: Sequence[str], seeds: Sequence[int]) -> Answers:
+        """Pairs that begin with a prompt such as "chest x-ray, left lung, pneumothorax" (PROMPT_END is added)."""
+        begun = [prompt.removesuffix(PROMPT_END) + PROMPT_END for prompt in prompts]
+        return self._answer(self.begun_ids(begun), None, seeds)
+
+    def complete_report(
+        self, begun: Sequence[str], seeds: Sequence[int], pictures: Tensor | Images | None = None
+    ) -> Answers:
+        """Texts with the given beginnings; with `pictures` None the picture is sampled too."""
+        return self._answer(self.begun_ids(begun), None if pictures is None else self.codes_of(pictures), seeds)
+
+    def fill_picture(
+        self, pictures: Tensor | Images, erased: Tensor, texts: Sequence[str] | None, seeds: Sequence[int]
+    ) -> Answers:
+        """Sample the `erased` (B, n) bool codes of pictures anew; `texts` None: the report is sampled too."""
+        codes = self.codes_of(pictures)
+        x = self.model.sequence(None if texts is None else self.text_ids(texts), codes)
+        image = x[:, self.model.layout.image]
+        x[:, self.model.layout.image] = torch.where(erased.to(x.device), self.model.vocab.mask_id, image)
+        return self._finish(x, seeds)
+
+    def text_ids(self, texts: Sequence[str]) -> Tensor:
+        """(B, T) report ids of whole texts, EOS to the end."""
+        length = self.model.layout.n_text
+        return torch.tensor([self.model.tokenizer.encode(t, length) for t in texts], device=self.model.device)
+
+    def begun_ids(self, texts: Sequence[str]) -> Tensor:
+        """(B, T) report ids of beginnings, [MASK] to the end."""
+        length, mask = self.model.layout.n_text, self.model.vocab.mask_id
+        rows = []
+        for text in texts:
+            num = min(self.model.tokenizer.num_tokens(text), length - 1)
+            rows.append(self.model.tokenizer.encode(text, length)[:num] + [mask] * (length - num))
+        return torch.tensor(rows, device=self.model.device)
+
+    def codes_of(self, pictures: Tensor | Images) -> Tensor:
+        """Codes (B, n) of images (B, S, S, 3) uint8; codes as they are."""
+        if isinstance(pictures, Tensor):
+            return pictures.to(self.model.device)
+        images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return self.vqgan.encode(images.to(next(self.vqgan.parameters()).device)).to(self.model.device)
+
+    def _answer(self, text: Tensor | None, codes: Tensor | None, seeds: Sequence[int]) -> Answers:
+        return self._finish(self.model.sequence(text, codes, len(seeds)), seeds)
+
+    def _finish(self, x: Tensor, seeds: Sequence[int]) -> Answers:
+        """Fill the [MASK] of x (B, L) and read the pairs."""
+        result: SampleResult = sample(
+            self.model, x, self.model.space, self.settings, seeded_generators(seeds), self.model.schedule
+        )
+        layout = self.model.layout
+        codes = self.model.vocab.to_codes(result.x[:, layout.image])
+        decoded = self.vqgan.decode(codes.to(next(self.vqgan.parameters()).device))
+        images = ((decoded + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        texts = [self.model.tokenizer.decode(row) for row in result.x[:, layout.text].tolist()]
+        return Answers(texts, codes, images, result.num_evaluations.tolist())
+
+    def generate(self, task: str, dataset: str, pairs: Sequence[Pair], seeds: Sequence[int]) -> list[Sample]:
+        """See `medim.systems.System`.
+
+        Raises:
+            ValueError: unknown task.
+        """
+        if task == "report_to_image":
+            answers = self.report_to_image([full_text(p.prompt, p.report) for p in pairs], seeds)
+        elif task == "image_to_report":
+            answers = self.image_to_report(load_images(pairs), seeds)
+        elif task == "joint":
+            answers = self.joint(seeds)
+        else:
+            raise ValueError(f"no task {task!r}: there are {', '.join(TASKS)} (params.yaml:generate.tasks)")
+        wants_image, wants_report = task != "image_to_report", task != "report_to_image"
+        return [
+            Sample(
+                row="MeDiM", task=task, dataset=dataset, pair_id=f"joint-{seed}" if task == "joint" else pair.pair_id,
+                seed=seed, image=answers.images[i] if wants_image else None,
+                prompt=answers.prompts[i] if wants_report else pair.prompt,
+                report=answers.reports[i] if wants_report else None, evaluations=answers.evaluations[i],
+            )
+            for i, (pair, seed) in enumerate(zip(pairs, seeds, strict=True))
+        ]  # fmt: skip
+
+
+def load_system(folder: Path, *, vqgan: Path, sampler: SamplerSettings, device: torch.device) -> Questions:
+    """The trained model in `folder` with the VQGAN in `vqgan`, ready to be asked."""
+    return Questions(MeDiM.load(folder).to(device), load_vqgan(vqgan).to(device), sampler)

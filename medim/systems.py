@@ -1,0 +1,91 @@
+"""What every system that fills a table row offers, whether it is MeDiM, a baseline or a trivial rule.
+
+A system is a trained folder (`models/<name>`) and answers three questions, TASKS. `load_system` finds the module that
+made the folder by the key "system" of its config.json, so that generation and evaluation never branch on names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from medim.pairs import Pair, decode_png, encode_png
+
+TASKS = ("report_to_image", "image_to_report", "joint")
+JOINT_DATASET = "all"  # an unconditional sample belongs to no dataset until it is read
+
+GENERATED_SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.string(), nullable=False),  # table row: "MeDiM", "trivial: constant", …
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("pair_id", pa.string(), nullable=False),  # the pair whose picture or report was given; joint: a number
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("image", pa.binary()),  # PNG
+        pa.field("prompt", pa.string(), nullable=False),  # of the generated text
+        pa.field("report", pa.string()),
+        pa.field("evaluations", pa.int32(), nullable=False),  # network evaluations for this sample
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer. `image` (S, S, 3) uint8 or None, `report` or None: what the task asked for."""
+
+    row: str
+    task: str
+    dataset: str
+    pair_id: str
+    seed: int
+    image: NDArray[np.uint8] | None
+    prompt: str
+    report: str | None
+    evaluations: int
+
+    def record(self) -> dict[str, Any]:
+        """The row of GENERATED_SCHEMA."""
+        return vars(self) | {"image": None if self.image is None else encode_png(self.image)}
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> Sample:
+        """The inverse of `record`."""
+        return cls(**record | {"image": None if record["image"] is None else decode_png(record["image"])})
+
+
+class System(Protocol):
+    """A trained system."""
+
+    tasks: tuple[str, ...]
+
+    def generate(self, task: str, dataset: str, pairs: Sequence[Pair], seeds: Sequence[int]) -> list[Sample]:
+        """Answer `task` once per pair and row, each from its own seed.
+
+        report_to_image gets the pairs' prompt and report, image_to_report their pictures; joint gets nothing from
+        them but their number, and `dataset` is JOINT_DATASET.
+        """
+
+
+def load_system(folder: Path, **settings: Any) -> System:
+    """The system in a folder; `settings` go to its module's `load_system`.
+
+    Raises:
+        FileNotFoundError: no config.json there.
+        KeyError: config.json does not say which module made it.
+    """
+    config = folder / "config.json"
+    if not config.is_file():
+        raise FileNotFoundError(f"{config} is missing: run `dvc repro` for the stage that trains {folder.name}")
+    described = json.loads(config.read_text())
+    if "system" not in described:
+        raise KeyError(f"{config} has no key 'system' (the module that loads it): train {folder.name} again")
+    system: System = import_module(described["system"]).load_system(folder, **settings)
+    return system

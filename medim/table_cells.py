@@ -1,0 +1,158 @@
+"""From metrics/<model>.json to the cells of a table: the JSON that runs/<world>/tables/<id>.json holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from medim.tables import Column, Metrics, Row, Source, Table, World, printed_value
+
+
+class Measured(NamedTuple):
+    """One number of one row: `found` False where no metrics file has the key yet; `value` None: not measured."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    seeds: int
+    found: bool
+
+
+NOTHING = Measured(None, None, None, 0, 0, False)
+
+
+def build_table(table: Table, metrics: Metrics, world: World) -> dict[str, Any]:
+    """The table as JSON: id, title, profile, cells, left_out.
+
+    Args:
+        metrics: model -> content of metrics/<model>.json, of the models evaluated so far. `<model>_<number>` are more
+            training seeds of the same model: a cell is their mean, its interval spans theirs, `seeds` counts them.
+        world: the datasets.
+
+    Returns:
+        `cells`: {row, column, metric, value, low, high, n, seeds, better, paper}, value null = not measured.
+        `left_out`: {row, column, why}: what this world lacks or what makes no sense.
+
+    Raises:
+        KeyError: a metrics file lacks the row that the table wants from it.
+    """
+    cells: list[dict[str, Any]] = []
+    left_out = [
+        {"row": row.name, "column": f"{slot}/*", "why": f"this world has no {slot} dataset"}
+        for slot in table.needs
+        if getattr(world, slot) is None
+        for row in table.rows
+    ]
+    for column in table.columns(world):
+        measured = _column(table.rows, column, metrics)
+        why = _why_column_is_left_out(table.rows, column, metrics, list(measured.values()))
+        for row in table.rows:
+            reason = next((text for part, text in row.leaves_out.items() if part in column.keys[0]), why)
+            if reason is not None:
+                left_out.append({"row": row.name, "column": column.name, "why": reason})
+            else:
+                cells.append(_cell(table, row, column, measured[row.name]))
+    return {"id": table.id, "title": table.title, "profile": world.profile, "cells": cells, "left_out": left_out}
+
+
+def _cell(table: Table, row: Row, column: Column, measured: Measured) -> dict[str, Any]:
+    return {
+        "row": row.name, "column": column.name, "metric": column.metric, "value": measured.value, "low": measured.low,
+        "high": measured.high, "n": measured.n, "seeds": measured.seeds, "better": column.better,
+        "paper": printed_value(table.id, row.name, column.printed),
+    }  # fmt: skip
+
+
+def _why_column_is_left_out(
+    rows: Sequence[Row], column: Column, metrics: Metrics, found: Sequence[Measured]
+) -> str | None:
+    """A column without a number, though some row answered its question on its dataset, cannot be measured here."""
+    if any(one.value is not None for one in found):
+        return None
+    questions = [key.rpartition("/")[0] + "/" for key in column.keys]
+    for row in rows:
+        for source in row.sources:
+            keys = {key for model in _models(source, metrics) for key in _entries(model, source.row, metrics)}
+            if all(any(key.startswith(question) for key in keys) for question in questions):
+                return "this world can measure it for no row"
+    return None
+
+
+def _column(rows: Sequence[Row], column: Column, metrics: Metrics) -> dict[str, Measured]:
+    """Row name -> its number; gains are taken after the rows they compare."""
+    out: dict[str, Measured] = {}
+    for row in rows:
+        out[row.name] = _gain(out[row.gain[0]], out[row.gain[1]]) if row.gain else _row(row, column, metrics)
+    return out
+
+
+def _gain(of: Measured, over: Measured) -> Measured:
+    """Relative gain in per cent, without an interval."""
+    if of.value is None or not over.value:
+        return of._replace(value=None, low=None, high=None)
+    return Measured(100 * (of.value / over.value - 1), None, None, of.n, min(of.seeds, over.seeds), True)
+
+
+def _row(row: Row, column: Column, metrics: Metrics) -> Measured:
+    """The first source that has every key, or nothing."""
+    for source in row.sources:
+        parts = [_over_seeds(source, key, metrics) for key in column.keys]
+        if all(part.found for part in parts):
+            return parts[0] if len(parts) == 1 else _mean(parts)
+    return NOTHING
+
+
+def _mean(parts: Sequence[Measured]) -> Measured:
+    """Mean over datasets: their errors are independent, so half-widths add in squares; n is their sum."""
+    values = [part.value for part in parts if part.value is not None]
+    n, seeds = sum(part.n for part in parts), min(part.seeds for part in parts)
+    if len(values) < len(parts):
+        return Measured(None, None, None, n, seeds, True)
+    value = sum(values) / len(parts)
+    down = [part.value - part.low for part in parts if part.value is not None and part.low is not None]
+    up = [part.high - part.value for part in parts if part.value is not None and part.high is not None]
+    if len(down) < len(parts) or len(up) < len(parts):
+        return Measured(value, None, None, n, seeds, True)
+    below, above = (sum(width**2 for width in side) ** 0.5 / len(parts) for side in (down, up))
+    return Measured(value, value - below, value + above, n, seeds, True)
+
+
+def _over_seeds(source: Source, key: str, metrics: Metrics) -> Measured:
+    """A key's mean over the training seeds of a model; null as soon as one seed has null."""
+    stored = source.stored_key(key)
+    if stored is None:
+        return NOTHING
+    found = [_entries(model, source.row, metrics).get(stored) for model in _models(source, metrics)]
+    entries = [entry for entry in found if entry is not None]
+    if not entries:
+        return NOTHING
+    values, lows, highs = ([entry[part] for entry in entries] for part in ("value", "low", "high"))
+    n = min(int(entry["n"]) for entry in entries)
+    if None in values:
+        return Measured(None, None, None, n, len(entries), True)
+    low = None if None in lows else float(min(lows))
+    high = None if None in highs else float(max(highs))
+    return Measured(sum(values) / len(values), low, high, n, len(entries), True)
+
+
+def _models(source: Source, metrics: Metrics) -> list[str]:
+    """The model of a source and its further seeds, as far as they are evaluated."""
+    seed = re.compile(re.escape(source.model) + r"(_\d+)?")
+    return sorted(model for model in metrics if seed.fullmatch(model))
+
+
+def _entries(model: str, row: str | None, metrics: Metrics) -> Mapping[str, Mapping[str, Any]]:
+    rows: Mapping[str, Mapping[str, Mapping[str, Any]]] = metrics[model]["rows"]
+    if row is None and len(rows) == 1:
+        return next(iter(rows.values()))
+    if row is None:
+        raise KeyError(f"metrics/{model}.json has rows {', '.join(rows)}: a table wants its only row; rerun evaluate")
+    if row not in rows and row.startswith("seed "):
+        return {}  # sampling seeds are rows of their own, made only where params.yaml asks for them
+    if row not in rows:
+        raise KeyError(
+            f"metrics/{model}.json lacks the row {row!r}, it has {', '.join(rows)}: run `dvc repro evaluate`"
+        )
+    return rows[row]

@@ -1,0 +1,307 @@
+"""The paper's tables as data: which rows and columns they have, which run fills which cell, what the paper printed.
+
+`mission`, Tables 1-7 and the charts 5a-6b as tables. A cell holds a number of metrics/<model>.json or null ("not
+measured"), never a number of the paper: those (paper_numbers.json) stand beside it, and only where the same metric by
+the same protocol made them: the NLTK protocol for reports, Inception's FID and IS for pictures.
+
+Metric keys are `<dataset>/<task>/<metric>`, columns `<dataset>/<metric>` (in `mission`: the metric key itself).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+Metrics = Mapping[str, Mapping[str, Any]]  # model -> content of metrics/<model>.json
+
+PAPER_FILE = Path(__file__).with_name("paper_numbers.json")
+LOWER = ("FID", "KID", "reconstruction FID", "copied_from_train")  # metrics that are better when lower
+PHANTOM = " (phantom features)"
+MEAN = "mean"  # stands for the dataset in columns of Table 4
+TRIVIAL = "trivial: "
+
+IMAGE_METRICS = ("FID", "IS", "KID", "precision", "recall")
+REPORT_METRICS = {  # metric -> column as printed; only the NLTK protocol made the printed numbers
+    "BLEU-1 (nltk)": "B-1", "BLEU-2 (nltk)": "B-2", "BLEU-3 (nltk)": "B-3", "BLEU-4 (nltk)": None,
+    "METEOR (nltk)": "MTR", "ROUGE-L (nltk)": "R-L",
+    "BLEU-1 (coco)": None, "BLEU-2 (coco)": None, "BLEU-3 (coco)": None, "BLEU-4 (coco)": None,
+    "METEOR (coco)": None, "ROUGE-L (coco)": None, "CIDEr (coco)": None,
+}  # fmt: skip
+JOINT_METRICS = ("finding_f1", "sentence_validity", "findings_within_30pct", "distinct_sets_ratio")
+MISSION_METRICS = (
+    "image_to_report/finding_f1", "image_to_report/sentence_validity", "image_to_report/side_auroc",
+    "report_to_image/finding_f1", "report_to_image/finding_f1_of_real", "report_to_image/nearest_train_gap",
+    "joint/finding_f1", "joint/findings_within_30pct", "joint/distinct_sets_ratio",
+    "vqgan/finding_f1_ratio", "vqgan/finding_f1_ratio_worst", "vqgan/psnr", "difficulty/nearest_neighbour_f1",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class World:
+    """The datasets that stand where the paper's stood; None: this world has none."""
+
+    profile: str
+    chest: str | None  # MIMIC-CXR
+    pathology: str | None  # PathGen
+    ood: str | None  # IU-Xray
+    drawn: bool  # phantoms: pictures are judged by the finding reader's features and findings
+
+
+def phantom_world(profile: str) -> World:
+    """The world of every phantom profile."""
+    return World(profile, "phantom_cxr", "phantom_pathology", "phantom_cxr_ood", True)
+
+
+class Source(NamedTuple):
+    """metrics/<model>.json and one of its rows; None: its only row. `<model>_<number>`.json are its further seeds.
+
+    `only`: (asked, stored): it fills nothing but keys that end with `asked`, from those that end with `stored`.
+    """
+
+    model: str
+    row: str | None = None
+    only: tuple[str, str] | None = None
+
+    def stored_key(self, key: str) -> str | None:
+        """The key of its file that answers a metric key; None: it does not answer it."""
+        if self.only is None:
+            return key
+        return key.removesuffix(self.only[0]) + self.only[1] if key.endswith(self.only[0]) else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: its name as the paper prints it, or `trivial: …`.
+
+    `gain`: (of, over) names of two other rows; the cells are 100 * (of / over - 1), in per cent. `leaves_out`: part
+    of a metric key -> why such a cell makes no sense for this row.
+    """
+
+    name: str
+    sources: tuple[Source, ...] = ()
+    kind: str = ""  # NA, MED, DDM, MLLM as in the paper
+    gain: tuple[str, str] | None = None
+    leaves_out: Mapping[str, str] = field(default_factory=dict)
+
+
+class Column(NamedTuple):
+    """A column: the metric keys whose mean it shows (one, but for Table 4) and the paper's name for it, if printed."""
+
+    name: str
+    metric: str
+    keys: tuple[str, ...]
+    printed: str | None
+    better: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table. `columns(world)` are its columns; a missing dataset gives none."""
+
+    id: str
+    title: str
+    rows: tuple[Row, ...]
+    columns: Callable[[World], list[Column]]
+    needs: tuple[str, ...]  # fields of World
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Models whose metrics fill it."""
+        return tuple(dict.fromkeys(source.model for row in self.rows for source in row.sources))
+
+
+@cache
+def paper_numbers() -> dict[str, Any]:
+    """Every number that the paper prints, by table."""
+    numbers: dict[str, Any] = json.loads(PAPER_FILE.read_text(encoding="utf-8"))
+    return numbers
+
+
+def printed_rows(table_id: str) -> tuple[list[str], dict[str, list[Any]]]:
+    """The paper's columns and rows of a table; empty where it printed none (the charts)."""
+    entry = paper_numbers().get(table_id, {})
+    if "rows" in entry:
+        return list(entry["columns"]), {**entry["rows"], **entry.get("seeds", {})}
+    values = entry.get("values") or {}
+    columns = list(dict.fromkeys(column for row in values.values() for column in row))
+    return columns, {name: [row.get(column) for column in columns] for name, row in values.items()}
+
+
+def printed_value(table_id: str, row: str, column: str | None) -> float | None:
+    """The printed number of a cell, or None; `+6.43%` is 6.43."""
+    columns, rows = printed_rows(table_id)
+    if column not in columns or row not in rows:
+        return None
+    value = rows[row][columns.index(column)]
+    return float(str(value).rstrip("%")) if value is not None else None
+
+
+def better_of(metric: str) -> str:
+    """'lower' or 'higher', of a metric with or without its task and the mark of a proxy."""
+    return "lower" if metric.rpartition("/")[2].removesuffix(PHANTOM) in LOWER else "higher"
+
+
+def _columns(
+    datasets: Sequence[str | None], task: str, metrics: Mapping[str, str | None], shown: str | None = None
+) -> list[Column]:
+    """One column a metric: over one dataset, or the mean of several, shown as `shown`."""
+    names = [name for name in datasets if name is not None]
+    if len(names) < len(datasets):
+        return []
+    head = shown or (names[0] if names else "")
+    return [
+        Column(f"{head}/{metric}", metric, tuple(f"{n}/{task}/{metric}" for n in names), printed, better_of(metric))
+        for metric, printed in metrics.items()
+    ]
+
+
+def _image_metrics(world: World, prefix: str = "") -> Mapping[str, str | None]:
+    if world.drawn:
+        return dict.fromkeys([*(name + PHANTOM for name in IMAGE_METRICS), "finding_f1"])
+    return {name: prefix + name if name in ("FID", "IS") else None for name in IMAGE_METRICS}
+
+
+def _report_metrics(world: World, prefix: str = "") -> Mapping[str, str | None]:
+    metrics = {name: printed and prefix + printed for name, printed in REPORT_METRICS.items()}
+    return metrics | ({"finding_f1": None} if world.drawn else {})
+
+
+def _images(slot: str) -> Callable[[World], list[Column]]:
+    return lambda world: _columns([getattr(world, slot)], "report_to_image", _image_metrics(world))
+
+
+def _reports(slot: str) -> Callable[[World], list[Column]]:
+    return lambda world: _columns([getattr(world, slot)], "image_to_report", _report_metrics(world))
+
+
+def _table3(world: World) -> list[Column]:
+    sides = ((world.chest, "MIMIC-CXR/"), (world.pathology, "PathGen/"))
+    return [c for name, prefix in sides for c in _columns([name], "image_to_report", _report_metrics(world, prefix))]
+
+
+def _table4(world: World) -> list[Column]:
+    both = (world.chest, world.pathology)
+    reports = _columns(both, "image_to_report", _report_metrics(world, "m"), MEAN)
+    images = _columns(both, "report_to_image", _image_metrics(world, "m"), MEAN)
+    clash = {c.name for c in reports} & {c.name for c in images}  # finding_f1 of both tasks
+    tasks = {
+        id(c): task for task, columns in (("image_to_report", reports), ("report_to_image", images)) for c in columns
+    }
+    return [c._replace(name=f"{MEAN}/{tasks[id(c)]}/{c.metric}") if c.name in clash else c for c in reports + images]
+
+
+def _figure5a(world: World) -> list[Column]:
+    metrics = dict.fromkeys(JOINT_METRICS + (("FID" + PHANTOM,) if world.drawn else ()))
+    return [c for name in (world.chest, world.pathology) for c in _columns([name], "joint", metrics)]
+
+
+def _mission(world: World) -> list[Column]:
+    names = [name for name in (world.chest, world.pathology) if name is not None]
+    return [
+        Column(f"{name}/{metric}", metric, (f"{name}/{metric}",), None, better_of(metric))
+        for name in names
+        for metric in MISSION_METRICS
+    ]
+
+
+def _trivial(leaves_out: Mapping[str, str] | None = None) -> tuple[Row, ...]:
+    """The rules that every trained system must beat; the last one answers no joint question."""
+    out = dict(leaves_out or {})
+    joint = {"/joint/": "a nearest neighbour needs a picture or a report to start from"}
+    names = ("constant", "random training pair", "nearest neighbour")
+    return tuple(
+        Row(TRIVIAL + name, (Source("trivial", TRIVIAL + name),), leaves_out=out | (joint if name == names[2] else {}))
+        for name in names
+    )
+
+
+MEDIM = Row("MeDiM", (Source("medim", "MeDiM"),), "MLLM")
+UNIDISC = Row("UniDisc", (Source("unidisc"),), "DDM")
+IMAGE_ROWS = (
+    Row("SDM", (Source("sdm"),), "NA"), Row("SDM (SFT)", (Source("sdm_sft"),), "NA"), UNIDISC,
+    Row("U-KAN", (Source("u_kan"),), "MED"), Row("Med-Art", (Source("med_art"),), "MED"),
+    Row("Liquid*", (Source("liquid"),), "MLLM"), Row("MMaDA*", (Source("mmada"),), "MLLM"), MEDIM,
+)  # fmt: skip
+REPORT_ROWS = (
+    Row("BLIP", (Source("blip"),), "NA"), Row("R2Gen", (Source("r2gen"),), "MED"),
+    Row("R2GenCMN", (Source("r2gencmn"),), "MED"), Row("BLLM", (Source("bllm"),), "MED"), UNIDISC,
+    Row("Liquid*", (Source("liquid"),), "MLLM"), Row("MMaDA*", (Source("mmada"),), "MLLM"), MEDIM,
+)  # fmt: skip
+ABLATION_ROWS = (
+    MEDIM, Row("w/ DiT backbone", (Source("dit_backbone"),)), Row("w/ UniDisc backbone", (Source("unidisc_backbone"),)),
+    Row("w/o pretrained MLLM weight", (Source("no_pretrained"),)),
+    Row("w/o timestep embedding", (Source("no_timestep"),)), Row("w/o AdaLN designs", (Source("no_adaln"),)),
+    Row("w/ causal mask", (Source("causal_mask"),)),
+    *(Row(f"seed {k}", (Source("medim", f"seed {k}"),)) for k in (1, 2, 3)),
+)  # fmt: skip
+OOD_ROWS = (
+    UNIDISC, Row("MMaDA", (Source("mmada"),), "MLLM"), Row("Liquid", (Source("liquid"),), "MLLM"), MEDIM,
+)  # fmt: skip
+EXPERT_ROWS = (
+    Row("DiffInfinite", (Source("diffinfinite"),), "MED"), Row("PathLDM", (Source("pathldm"),), "MED"),
+    Row("PixCell", (Source("pixcell"),), "MED"), MEDIM,
+)  # fmt: skip
+VLM_ROWS = (Row("LLaVA-Rad", (Source("llava_rad"),), "MED"), MEDIM)
+DIFFICULTY = Source(  # how much of the findings copying the report of the most similar training picture gives
+    "trivial", TRIVIAL + "nearest neighbour", ("difficulty/nearest_neighbour_f1", "image_to_report/finding_f1")
+)
+MISSION_ROWS = (
+    Row("MeDiM", (*MEDIM.sources, Source("vqgan"), DIFFICULTY), "MLLM"),
+    *_trivial(
+        {
+            "/vqgan/": "says how good the image tokenizer is, whatever the row",
+            "/difficulty/": "says how hard the dataset is, whatever the row",
+            "/finding_f1_of_real": "says how good the finding reader is, whatever the row",
+            "/side_auroc": "needs probabilities, which this row does not give",
+        }
+    ),
+)
+
+
+def _downstream_rows(model: str) -> tuple[Row, ...]:
+    """Real pairs only, with as many synthetic ones of UniDisc or MeDiM, and the control: twice as many real ones."""
+    return (
+        Row("real only", (Source(f"{model}_real"),)),
+        Row("real + UniDisc", (Source(f"{model}_real_unidisc"),)),
+        Row("real + MeDiM", (Source(f"{model}_real_medim"),)),
+        Row("real, twice as many", (Source(f"{model}_real_twice"),)),
+        Row("UniDisc, gain over real only", gain=("real + UniDisc", "real only")),
+        Row("MeDiM, gain over real only", gain=("real + MeDiM", "real only")),
+        *_trivial(),
+    )
+
+
+TABLES = (
+    Table("mission", "What the pipeline is for", MISSION_ROWS, _mission, ("chest", "pathology")),
+    Table("table1", "Chest X-ray image generation", (*IMAGE_ROWS, *_trivial()), _images("chest"), ("chest",)),
+    Table("table2", "Pathology image generation", (*IMAGE_ROWS, *_trivial()), _images("pathology"), ("pathology",)),
+    Table("table3", "Medical report generation", (*REPORT_ROWS, *_trivial()), _table3, ("chest", "pathology")),
+    Table("table4", "Ablation of backbone and components, means over chest X-ray and pathology",
+          (*ABLATION_ROWS, *_trivial()), _table4, ("chest", "pathology")),
+    Table("table5", "Out of distribution (no fine-tuning)", (*OOD_ROWS, *_trivial()), _images("ood"), ("ood",)),
+    Table("table6", "Against medical expert generative models", (*EXPERT_ROWS, *_trivial()), _images("pathology"),
+          ("pathology",)),
+    Table("table7", "Against a medical expert VLM", (*VLM_ROWS, *_trivial()), _reports("chest"), ("chest",)),
+    Table("figure5a", "Consistency of generated pairs", (UNIDISC, MEDIM, *_trivial()), _figure5a,
+          ("chest", "pathology")),
+    Table("figure5b", "Downstream R2Gen, chest X-ray", _downstream_rows("r2gen"), _reports("chest"), ("chest",)),
+    Table("figure5c", "Downstream R2Gen, pathology", _downstream_rows("r2gen"), _reports("pathology"), ("pathology",)),
+    Table("figure6a", "Downstream BLLM, chest X-ray", _downstream_rows("bllm"), _reports("chest"), ("chest",)),
+    Table("figure6b", "Downstream BLLM, pathology", _downstream_rows("bllm"), _reports("pathology"), ("pathology",)),
+)  # fmt: skip
+
+
+def get_table(table_id: str) -> Table:
+    """The table of an id.
+
+    Raises:
+        KeyError: no such table.
+    """
+    for table in TABLES:
+        if table.id == table_id:
+            return table
+    raise KeyError(f"no table {table_id!r}; there are {', '.join(table.id for table in TABLES)}")

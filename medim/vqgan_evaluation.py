@@ -1,0 +1,63 @@
+"""What an image tokenizer keeps of the test pictures, per dataset."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from PIL import Image
+
+from medim.evaluation import EvaluationSettings, Reference, Scores, states_of
+from medim.metrics.bootstrap import Estimate
+from medim.metrics.finding_reader import features
+from medim.metrics.findings import finding_f1_ratio, finding_scores
+from medim.metrics.image_quality import fid_estimate, reconstruction_quality
+from medim.tokenizers.codebook import codebook_statistics
+from medim.tokenizers.vqgan import VQGAN
+from medim.tokenizers.vqgan_training import Pixels, reconstruct
+
+
+def clean_pictures(reference: Reference) -> Pixels:
+    """The noise-free drawings of drawn test pairs; of imported ones the pictures themselves."""
+    if reference.domain is None:
+        return reference.test_images
+    size = reference.test_images.shape[1]
+    scenes = [json.loads(pair.scene or "{}") for pair in reference.test]
+    return np.stack([reference.domain.render(scene, size, noise=False).image for scene in scenes])
+
+
+def evaluate_vqgan(
+    vqgan: VQGAN, reference: Reference, settings: EvaluationSettings, seed: int
+) -> tuple[Scores, dict[str, Estimate], Pixels]:
+    """Metrics `<dataset>/vqgan/<metric>`, finding F1 per label on reconstructions, and the reconstructions.
+
+    psnr and ssim are held against the noise-free drawing, so that a tokenizer is not asked to keep noise;
+    `reconstruction FID (phantom features)` against the pictures themselves.
+    """
+    pixels, codes = reconstruct(vqgan, reference.test_images)
+    resamples = settings.resamples
+    scores = reconstruction_quality(pixels, clean_pictures(reference), seed, resamples)
+    usage, perplexity = codebook_statistics(codes, vqgan.codebook_size)
+    scores["codebook_usage"] = Estimate(usage, None, None, len(codes))
+    scores["codebook_perplexity"] = Estimate(perplexity, None, None, len(codes))
+    if len(pixels) > 1:
+        made, real = features(reference.reader, pixels), features(reference.reader, reference.test_images)
+        scores["reconstruction FID (phantom features)"] = fid_estimate(made, real, seed, resamples)
+    per_label: dict[str, Estimate] = {}
+    if reference.labels:
+        truth, of_real = states_of(reference.test), reference.read_images(reference.test_images)
+        of_made = reference.read_images(pixels)
+        scores |= finding_f1_ratio(truth, of_made, of_real, reference.labels, seed, resamples)
+        per_label = finding_scores(truth, of_made, reference.labels, seed, resamples)
+        real_scores = finding_scores(truth, of_real, reference.labels, seed, resamples)
+        per_label |= {f"{name} of originals": score for name, score in real_scores.items()}
+    return {f"{reference.dataset}/vqgan/{name}": score for name, score in scores.items()}, per_label, pixels
+
+
+def reconstruction_page(rows: list[tuple[Pixels, Pixels]], columns: int, zoom: int) -> Image.Image:
+    """Per dataset a row of originals above a row of reconstructions, enlarged without blur."""
+    lines = [np.concatenate(list(part[:columns]), axis=1) for pair in rows for part in pair]
+    width = max(line.shape[1] for line in lines)
+    padded = [np.pad(line, ((0, 2), (0, width - line.shape[1]), (0, 0)), constant_values=255) for line in lines]
+    page = Image.fromarray(np.concatenate(padded, axis=0))
+    return page.resize((page.width * zoom, page.height * zoom), Image.Resampling.NEAREST)

@@ -1,0 +1,100 @@
+"""Sections of params.yaml as dataclasses.
+
+A stage says what its section holds with a dataclass whose fields may be medim's own dataclasses, so that a setting is
+named in one place: `read_section("train_vqgan", Section)`. `params_file.load_section` checks the values strictly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from pipeline.params_file import PARAMS, ParamsError, load_section, nearest
+
+Schema = TypeVar("Schema")
+
+
+def strict_model(schema: type[Any]) -> type[BaseModel]:
+    """The pydantic model of a dataclass: the same fields, no defaults, no other keys."""
+    hints = get_type_hints(schema)
+    fields: dict[str, Any] = {f.name: (_modelled(hints[f.name]), ...) for f in dataclasses.fields(schema)}
+    model = create_model(schema.__name__, __config__=ConfigDict(extra="forbid"), **fields)
+    return cast("type[BaseModel]", model)
+
+
+def _modelled(hint: Any) -> Any:
+    """A type with every dataclass in it replaced by its model."""
+    if dataclasses.is_dataclass(hint):
+        return strict_model(cast("type[Any]", hint))
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return Union[tuple(_modelled(part) for part in parts)]  # noqa: UP007 - built from a list
+    if origin is tuple:
+        return tuple[_modelled(parts[0]), ...]  # type: ignore[misc]
+    if origin is list:
+        return list[_modelled(parts[0])]  # type: ignore[misc]
+    if origin is not None and issubclass(origin, Mapping):
+        return dict[str, _modelled(parts[1])]  # type: ignore[misc]
+    return hint
+
+
+def _built(hint: Any, value: Any) -> Any:
+    """A validated plain value as the type says: dictionaries become dataclasses again."""
+    if dataclasses.is_dataclass(hint):
+        kind = cast("type[Any]", hint)
+        hints = get_type_hints(kind)
+        return kind(**{name: _built(hints[name], inner) for name, inner in value.items()})
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return None if value is None else _built(_member(parts, value), value)
+    if origin is tuple:
+        return tuple(_built(parts[0], inner) for inner in value)
+    if origin is list:
+        return [_built(parts[0], inner) for inner in value]
+    if origin is not None and issubclass(origin, Mapping):
+        return {name: _built(parts[1], inner) for name, inner in value.items()}
+    return value
+
+
+def _member(parts: tuple[Any, ...], value: Any) -> Any:
+    """The member of a union that a value belongs to; dataclasses are told apart by their keys."""
+    for part in parts:
+        if dataclasses.is_dataclass(part) and isinstance(value, dict):
+            if {field.name for field in dataclasses.fields(part)} == set(value):
+                return part
+        elif part is not NoneType and not dataclasses.is_dataclass(part):
+            return part
+    raise TypeError(f"no member of {parts} has the keys of {value!r}")
+
+
+def read_section(section: str, schema: type[Schema], path: Path = PARAMS) -> Schema:
+    """One section of params.yaml as `schema`.
+
+    Raises:
+        ParamsError: see `params_file.load_section`.
+    """
+    plain = load_section(strict_model(schema), section, path).model_dump()
+    return cast("Schema", _built(schema, plain))
+
+
+def changed(section: Schema, changes: Mapping[str, Any], place: str) -> Schema:
+    """`section` with some of its values replaced; `changes` is nested like the section. `place` stands in errors.
+
+    Raises:
+        ParamsError: a key that the section does not have.
+    """
+    kind = type(section)
+    hints = get_type_hints(kind)
+    new: dict[str, Any] = {}
+    for key, value in changes.items():
+        if key not in hints:
+            raise ParamsError(f"params.yaml:{place}: nothing reads {key!r}{nearest(key, hints)}")
+        old = getattr(section, key)
+        deeper = dataclasses.is_dataclass(old) and isinstance(value, Mapping)
+        new[key] = changed(old, value, f"{place}.{key}") if deeper else _built(hints[key], value)
+    return cast("Schema", dataclasses.replace(cast("Any", section), **new))

@@ -1,0 +1,196 @@
+"""Curves in MLflow while a stage runs.
+
+`LiveSender` starts a second process of low priority that reads the growing logs/<instance>.jsonl and sends new points.
+A process, not a thread: importing MLflow alone takes seconds of the interpreter and 200 MB, which would slow short
+trainings and stand in their measured memory. Whatever goes wrong in it, the training does not notice; the final
+`pipeline.tracking sync` replaces the live run by the whole curve.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from pipeline.paths import World
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from pipeline.tracking_store import Point
+
+DELAY = 20.0  # seconds before the first sending, so that short stages never pay for it
+PERIOD = 10.0  # seconds between sendings
+LONGEST_WAIT = 300.0  # seconds between attempts when the store is away
+OFF_VARIABLE = "MEDIM_LIVE"  # set to 0: send nothing while stages run
+
+
+class LiveSender:
+    """The sending process of one stage instance. Nothing here raises, whatever the store does."""
+
+    def __init__(self, world: World, instance: str, delay: float = DELAY, period: float = PERIOD) -> None:
+        self._command = [
+            sys.executable,
+            "-m",
+            "pipeline.tracking_live",
+            str(world.root),
+            instance,
+            str(delay),
+            str(period),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        """Start it; where no process can be started one line says so and the stage goes on."""
+        if os.environ.get(OFF_VARIABLE) == "0":
+            return self
+        try:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+        except OSError as error:
+            print(f"no live curves in MLflow ({error}); they appear when the stage has ended", file=sys.stderr)
+        return self
+
+    def stop(self, timeout: float = 3.0) -> None:
+        """Let it send what is left, for `timeout` seconds at most, then end it."""
+        if self._process is None:
+            return
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Tail:
+    """Reads new points of a growing curve file; each point once, also when a resumed training rewrote the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inode = self._offset = 0
+        self._sent: dict[str, int] = {}  # metric key -> last step
+
+    def read(self) -> list[Point]:
+        """Points since the last call. A half-written last line waits for the next call."""
+        from pipeline.tracking_tables import curve_points
+
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as file:
+            stat = os.fstat(file.fileno())
+            if stat.st_ino != self._inode or stat.st_size < self._offset:
+                self._inode, self._offset = stat.st_ino, 0
+            file.seek(self._offset)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        fresh = []
+        for point in curve_points(whole.decode("utf-8").splitlines()):
+            if point.step > self._sent.get(point.key, -1):
+                self._sent[point.key] = point.step
+                fresh.append(point)
+        return fresh
+
+    def again(self) -> None:
+        """Begin at the first line: the store has forgotten what was sent."""
+        self._inode, self._offset, self._sent = 0, 0, {}
+
+
+class Connection:
+    """A live run in MLflow, opened when first needed and again after an error."""
+
+    def __init__(self, world: World, instance: str) -> None:
+        self._world, self._instance = world, instance
+        self._client: MlflowClient | None = None
+        self._run = ""
+
+    def send(self, points: list[Point]) -> None:
+        """Send points to the live run."""
+        from pipeline import tracking_store
+
+        if self._client is None:
+            self._open()
+        assert self._client is not None
+        tracking_store.send(self._client, self._run, points, {})
+
+    def _open(self) -> None:
+        from pipeline.tracking_store import LIVE, group_runs, locked_store, now_ms, open_experiment
+        from pipeline.tracking_tables import trainings_name
+
+        with locked_store() as client:
+            note = f"Trainings of the world {self._world.name}"
+            name = trainings_name(self._world)
+            experiment = open_experiment(client, name, note, ["cost/seconds", "cost/parameters"], [])
+            for run in group_runs(client, experiment, self._instance):
+                if run.data.tags.get("content") == LIVE:
+                    client.delete_run(run.info.run_id)
+            tags = {"group": self._instance, "content": LIVE, "current": "yes", "kind": "training"}
+            run = client.create_run(experiment, start_time=now_ms(), run_name=f"{self._instance} (running)", tags=tags)
+            self._client, self._run = client, run.info.run_id
+
+    def close(self) -> None:
+        """Forget the run; the next `send` opens a new one."""
+        self._client = None
+
+    def finish(self) -> None:
+        """Say that nothing more comes."""
+        if self._client is not None:
+            self._client.set_terminated(self._run)
+
+
+def follow(tail: Tail, connection: Connection, wait: Callable[[float], bool], period: float, delay: float = 0.0) -> int:
+    """Send new points until `wait(seconds)` says that the stage has ended; returns the number of failed sendings.
+
+    After a failure the pause doubles, up to LONGEST_WAIT, and everything is sent again to a new live run.
+    """
+    errors, pause = 0, period
+    ended = wait(delay)
+    while True:
+        points = tail.read()
+        try:
+            if points:
+                connection.send(points)
+            if ended:
+                connection.finish()
+            pause = period
+        except Exception as error:  # noqa: BLE001 - the store may fail in any way; the training must not care
+            errors += 1
+            print(f"live curves: {error}", file=sys.stderr)
+            connection.close()
+            tail.again()
+            pause = min(2 * pause, LONGEST_WAIT)
+        if ended:
+            return errors
+        ended = wait(pause)
+
+
+def _wait_for_end(ended: threading.Event) -> None:
+    """stdin ends when the stage closes it, and when the stage is no more."""
+    sys.stdin.buffer.read()
+    ended.set()
+
+
+def main(argv: list[str]) -> int:
+    """The sending process: `python -m pipeline.tracking_live WORLD_ROOT INSTANCE DELAY PERIOD`; ends with its stdin."""
+    from pipeline.resources import die_with_parent
+
+    root, instance, delay, period = Path(argv[0]), argv[1], float(argv[2]), float(argv[3])
+    die_with_parent(os.getppid())
+    os.nice(10)
+    ended = threading.Event()
+    threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
+    if ended.wait(delay):
+        return 0  # a short stage: the final sync shows it
+    world = World(root)
+    return min(1, follow(Tail(world.logs(instance)), Connection(world, instance), ended.wait, period))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,236 @@
+"""The MLflow store: opened once at a time, and filled so that the same content is never recorded twice.
+
+MLflow only shows files. Runs come in groups (the rows of a table; one training), each with a content hash in the tag
+`content`. `current = yes` marks the runs that show today's files; `complete = yes` is set last, so what a killed
+process left half done is recorded again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.paths import MLFLOW, mlflow_artifacts, mlflow_db
+from pipeline.resources import telemetry_off
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+VIEW = "paper"  # key of the shared view that shows an experiment as the paper's table
+UI = "http://127.0.0.1:5000"
+START_UI = ".venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow/mlflow.db --port 5000"
+LIVE = "live"  # content of a run that is still being sent
+BATCH = {"metrics": 1000, "params": 100}  # MLflow's limits for one call
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+
+
+class StoreError(RuntimeError):
+    """The store cannot be used; the message says what to do. The files under runs/ are whole all the same."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a metric. `time` in ms since 1970."""
+
+    key: str
+    value: float
+    time: int
+    step: int
+
+
+@dataclass
+class RunSpec:
+    """One MLflow run as it is to be."""
+
+    name: str
+    start_time: int  # ms since 1970
+    end_time: int
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: list[Point] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)  # artifact path -> text
+    files: list[tuple[Path, str]] = field(default_factory=list)  # (file, artifact folder)
+
+
+def slug(title: str) -> str:
+    """A metric key MLflow takes everywhere: `BLEU-1 (coco)` -> `bleu-1_coco`; only `a-z 0-9 _ / . -`."""
+    parts = (re.sub(r"[^a-z0-9_.-]+", "_", part.lower()).strip("_.") for part in title.split("/"))
+    return "/".join(part for part in parts if part)
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
+def store_uri() -> str:
+    """The user's MLFLOW_TRACKING_URI, else the SQLite file of this repository."""
+    return os.environ.get(URI_VARIABLE) or f"sqlite:///{mlflow_db().resolve()}"
+
+
+def ui_address() -> str:
+    """Where the pages are: the server in MLFLOW_TRACKING_URI, else what START_UI starts."""
+    uri = store_uri()
+    return uri.rstrip("/") if uri.startswith("http") else UI
+
+
+def link(experiment: str) -> str:
+    """The page that shows an experiment as a table (MLflow's default page for it hides the runs)."""
+    return f"{ui_address()}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+
+
+@contextmanager
+def locked_store() -> Iterator[MlflowClient]:
+    """The store for one process at a time: several that create the SQLite file at once destroy it.
+
+    Raises:
+        StoreError: the store cannot be opened, or mlflow/ was moved here from another folder.
+    """
+    telemetry_off()
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    MLFLOW.mkdir(parents=True, exist_ok=True)
+    with (MLFLOW / "store.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            if not os.environ.get(URI_VARIABLE) and not mlflow_db().is_file():
+                _create_database(MlflowClient)
+            client = MlflowClient(store_uri())
+            experiments = client.search_experiments()
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            raise StoreError(f"MLflow at {store_uri()} does not open ({error}); {_remedy()}") from error
+        _refuse_moved(experiment.artifact_location for experiment in experiments if "/" in experiment.name)
+        yield client
+
+
+def _create_database(client: type[MlflowClient]) -> None:
+    """Make the SQLite file under another name first: one whose making is killed halfway can never be opened again."""
+    partial = mlflow_db().with_suffix(".partial")
+    for old in MLFLOW.glob(f"{partial.name}*"):
+        old.unlink()
+    client(f"sqlite:///{partial.resolve()}").search_experiments()  # the first call makes and migrates the tables
+    os.replace(partial, mlflow_db())
+
+
+def _remedy() -> str:
+    if os.environ.get(URI_VARIABLE):
+        return f"start the server, or unset {URI_VARIABLE} to use {mlflow_db()}"
+    return f"delete {mlflow_db()} and run `python -m pipeline.tracking sync`: everything in it comes from files"
+
+
+def _refuse_moved(locations: Iterable[str]) -> None:
+    here = mlflow_artifacts().resolve().as_uri()
+    moved = [place for place in locations if not place.startswith(here)]
+    if moved and not os.environ.get(URI_VARIABLE):
+        raise StoreError(f"{mlflow_db()} points to artifacts in {moved[0]}, not {here}; {_remedy()}")
+
+
+def open_experiment(client: MlflowClient, name: str, note: str, columns: Sequence[str], params: Sequence[str]) -> str:
+    """The id of an experiment, created or restored, with its note and its shared view.
+
+    Args:
+        columns: metric keys that the view shows.
+        params: parameters that the view shows after them.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        place = None if os.environ.get(URI_VARIABLE) else (mlflow_artifacts() / name).resolve().as_uri()
+        experiment = client.create_experiment(name, artifact_location=place)
+    else:
+        experiment = found.experiment_id
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment)
+    view = {
+        "selectedColumns": [*(f"metrics.`{key}`" for key in columns), *(f"params.`{key}`" for key in params)],
+        "searchFilter": "tags.current = 'yes'",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+    }
+    tags = {"mlflow.note.content": note, f"mlflow.sharedViewState.{VIEW}": json.dumps(view)}
+    before = {} if found is None else found.tags
+    for key, value in tags.items():
+        if before.get(key) != value:
+            client.set_experiment_tag(experiment, key, value)
+    return str(experiment)
+
+
+def group_runs(client: MlflowClient, experiment: str, group: str) -> list[Any]:
+    """All runs of a group that nobody deleted."""
+    runs, token = [], None
+    while True:
+        page = client.search_runs([experiment], f"tags.`group` = '{group}'", max_results=1000, page_token=token)
+        runs += list(page)
+        token = page.token
+        if not token:
+            return runs
+
+
+def show_runs(client: MlflowClient, experiment: str, group: str, content: str, specs: Sequence[RunSpec]) -> bool:
+    """Make `specs` the current runs of a group; False where they were recorded already.
+
+    Runs with another content stay, marked as not current. Live runs and half recorded ones are deleted.
+    """
+    before = group_runs(client, experiment, group)
+    same = [run for run in before if run.data.tags.get("content") == content]
+    whole = len(same) == len(specs) and any(run.data.tags.get("complete") == "yes" for run in same)
+    for run in before:
+        keep = whole if run in same else run.data.tags.get("content") != LIVE
+        if not keep:
+            client.delete_run(run.info.run_id)
+            continue
+        wanted = "yes" if run in same else "no"
+        if run.data.tags.get("current") != wanted:
+            client.set_tag(run.info.run_id, "current", wanted)
+    if whole:
+        return False
+    created = [_create(client, experiment, spec, {"group": group, "content": content}) for spec in specs]
+    if created:
+        client.set_tag(created[-1], "complete", "yes")
+    return True
+
+
+def _create(client: MlflowClient, experiment: str, spec: RunSpec, tags: Mapping[str, str]) -> str:
+    run = client.create_run(
+        experiment, start_time=spec.start_time, run_name=spec.name, tags={**spec.tags, **tags, "current": "yes"}
+    )
+    identity = str(run.info.run_id)
+    send(client, identity, spec.metrics, spec.params)
+    for place, text in spec.texts.items():
+        client.log_text(identity, text, place)
+    for file, folder in spec.files:
+        client.log_artifact(identity, str(file), folder or None)
+    client.set_terminated(identity, end_time=spec.end_time)
+    return identity
+
+
+def send(client: MlflowClient, run: str, points: Sequence[Point], params: Mapping[str, str]) -> None:
+    """Log points and parameters in as few calls as MLflow's limits allow."""
+    from mlflow.entities import Metric, Param
+
+    metrics = [Metric(point.key, point.value, point.time, point.step) for point in points]
+    entries = [Param(re.sub(r"[^\w\-. :/]", "_", key), value[:6000]) for key, value in params.items()]
+    for start in range(0, len(metrics), BATCH["metrics"]):
+        client.log_batch(run, metrics=metrics[start : start + BATCH["metrics"]])
+    for start in range(0, len(entries), BATCH["params"]):
+        client.log_batch(run, params=entries[start : start + BATCH["params"]])
+
+
+def digest(*parts: bytes) -> str:
+    """A content hash of several byte strings, each with its length."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(len(part).to_bytes(8, "big") + part)
+    return total.hexdigest()[:32]

@@ -1,0 +1,67 @@
+"""Stage evaluate@model: every metric of a system's answers, with n and intervals.   dvc repro evaluate@medim
+
+in   data/pairs, generated/<model>, models/finding_reader
+out  metrics/<model>.json, figures/samples_<model>.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+
+from medim.evaluation import Evaluation, EvaluationSettings, Reference, as_json, modality_prompts
+from medim.figures import sample_sheet
+from medim.generation import read_generated
+from medim.metrics.finding_reader import load_finding_reader
+from medim.metrics.java import Meteor
+from pipeline.params import read_section
+from pipeline.paths import world_from_params
+from pipeline.resources import device
+from pipeline.stage import stage_run
+
+
+@dataclass(frozen=True)
+class Section:
+    """params.yaml:evaluate."""
+
+    models: tuple[str, ...]
+    datasets: dict[str, str]
+    settings: EvaluationSettings
+    sheet_columns: int
+    sheet_zoom: int
+
+
+def main() -> None:
+    """Evaluate one system."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    model = parser.parse_args().model
+    params = read_section("evaluate", Section)
+    world = world_from_params()
+    metrics, figure = world.metrics(model), world.figure(f"samples_{model}")
+    reader, generated = world.model("finding_reader"), world.generated(model)
+    inputs = [world.pairs_folder(), generated, reader]
+    with (
+        stage_run("evaluate", model, section=params, inputs=inputs, outputs=[metrics, figure]) as run,
+        Meteor() as meteor,
+    ):
+        judge = load_finding_reader(reader).to(device())
+        references = {
+            name: Reference(name, world.pairs(name, "test"), world.pairs(trained_as, "train"), judge)
+            for name, trained_as in params.datasets.items()
+        }
+        samples = [sample for path in sorted(generated.rglob("*.parquet")) for sample in read_generated(path)]
+        evaluation = Evaluation(references, modality_prompts(references), params.settings, meteor, run.seed)
+        rows = list(dict.fromkeys(sample.row for sample in samples))
+        scores = {row: as_json(evaluation.row([s for s in samples if s.row == row])) for row in rows}
+        run.cost(examples=len(samples))
+        for path in (metrics, figure):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        metrics.write_text(json.dumps({"model": model, "rows": scores}, indent=1, sort_keys=True) + "\n")
+        shown = [sample for sample in samples if sample.row == rows[0]]
+        sample_sheet(shown, references, params.sheet_columns, params.sheet_zoom).save(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Stage generate@model: every question that a system can answer, on the test pairs.   dvc repro generate@medim
+
+in   data/pairs, models/<model>, models/vqgan
+out  generated/<model>/<dataset>/<task>.parquet (dataset "all" for free joint samples)
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+from medim.diffusion.settings import SamplerSettings
+from medim.generation import answer, questions
+from medim.pairs import read_pairs
+from medim.systems import load_system
+from pipeline.params import read_section
+from pipeline.paths import world_from_params
+from pipeline.resources import device
+from pipeline.stage import stage_run
+
+
+@dataclass(frozen=True)
+class Section:
+    """params.yaml:generate."""
+
+    models: tuple[str, ...]
+    datasets: tuple[str, ...]
+    tasks: tuple[str, ...]
+    pairs: int
+    joint: int
+    chunk: int
+    sampler: SamplerSettings
+
+
+def main() -> None:
+    """Ask one system."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    model = parser.parse_args().model
+    params = read_section("generate", Section)
+    world = world_from_params()
+    out, vqgan = world.generated(model), world.model("vqgan")
+    inputs = [world.pairs_folder(), world.model(model), vqgan]
+    with stage_run("generate", model, section=params, inputs=inputs, outputs=[out]) as run:
+        system = load_system(world.model(model), vqgan=vqgan, sampler=params.sampler, device=device())
+        test = {name: read_pairs(world.pairs(name, "test"), params.pairs) for name in params.datasets}
+        total = 0
+        for question in questions(system, test, params.tasks, params.joint):
+            path = run.work / "result" / question.dataset / f"{question.task}.parquet"
+            total += answer(system, question, run.seed, params.chunk, run.work / "parts", path)
+        run.cost(examples=total)
+        run.place(run.work / "result", out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Stage record_tables: metrics -> the paper's tables and figures, on disk and in MLflow.   dvc repro record_tables
+
+in   metrics/*.json, generated, data/pairs, models/finding_reader
+out  tables/<id>.{json,md,csv,html}, figures/paper/figure{4,7,8}.png, mlflow/receipt-<world>.json
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from medim.evaluation import Reference
+from medim.figures import save_png
+from medim.metrics.finding_reader import load_finding_reader
+from medim.paper_figures import FigureSettings, paper_figures
+from medim.table_cells import build_table
+from medim.table_render import render_csv, render_html, render_markdown
+from medim.tables import TABLES
+from medim.tables import World as TableWorld
+from pipeline.params import read_section
+from pipeline.params_file import load_top
+from pipeline.paths import world_from_params
+from pipeline.stage import stage_run
+from pipeline.tracking import print_links, sync
+
+
+@dataclass(frozen=True)
+class Section:
+    """params.yaml:record_tables: the datasets that stand where the paper's stood, and the figures."""
+
+    chest: str | None
+    pathology: str | None
+    ood: str | None
+    drawn: bool
+    notes: tuple[str, ...]
+    figures: FigureSettings
+
+
+def main() -> None:
+    """Write tables and figures, then show them in MLflow."""
+    params, world = read_section("record_tables", Section), world_from_params()
+    reader, figures = world.model("finding_reader"), world.figures() / "paper"
+    inputs = [world.root / "metrics", world.root / "generated", world.pairs_folder(), reader]
+    outputs = [world.tables(), figures]
+    with stage_run("record_tables", section=params, inputs=inputs, outputs=outputs, live=False) as run:
+        files = sorted((world.root / "metrics").glob("*.json"))
+        metrics = {path.stem: found for path in files if "rows" in (found := json.loads(path.read_text()))}
+        shown = TableWorld(load_top().profile, params.chest, params.pathology, params.ood, params.drawn)
+        for table in TABLES:
+            built = build_table(table, metrics, shown)
+            texts = {
+                ".json": json.dumps(built, indent=1) + "\n", ".md": render_markdown(built, params.notes),
+                ".csv": render_csv(built), ".html": render_html(built, params.notes),
+            }  # fmt: skip
+            for suffix, text in texts.items():
+                path = run.work / "tables" / f"{table.id}{suffix}"
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+        judge = load_finding_reader(reader)
+        names = [name for name in (params.chest, params.pathology) if name is not None]
+        references = {
+            name: Reference(name, world.pairs(name, "test"), world.pairs(name, "train"), judge) for name in names
+        }
+        for name, page in paper_figures(world.root / "generated", references, params.figures).items():
+            save_png(page, run.work / "figures" / f"{name}.png")
+        run.place(run.work / "tables", world.tables())
+        run.place(run.work / "figures", figures)
+    print_links(sync([world]))
+
+
+if __name__ == "__main__":
+    main()

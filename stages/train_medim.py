@@ -1,0 +1,71 @@
+"""Stage train_medim@variant: token pairs -> MeDiM.   dvc repro train_medim@medim
+
+in   data/tokens, models/text_tokenizer, models/backbone
+out  models/<variant>
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medim.medim_training import MeDiMSettings, TokenData, read_tokens, train_medim
+from medim.pretrained import Start
+from medim.tokenizers.vqgan import VQGANConfig
+from medim.training import Optimisation
+from pipeline.params import changed, read_section
+from pipeline.paths import world_from_params
+from pipeline.resources import device
+from pipeline.stage import stage_run
+
+
+@dataclass(frozen=True)
+class Section:
+    """params.yaml:train_medim. `changes` holds, per variant, what differs from the rest of the section."""
+
+    variants: tuple[str, ...]
+    datasets: tuple[str, ...]
+    pretrained: bool
+    checkpoint: Start | None
+    seed_offset: int
+    settings: MeDiMSettings
+    optim: Optimisation
+    changes: Mapping[str, Mapping[str, Any]]
+
+
+def start(params: Section, backbone: Path) -> Start | None:
+    """Where the decoder's weights come from: nowhere, a real checkpoint, or our own prior."""
+    if not params.pretrained:
+        return None
+    return params.checkpoint or Start(source=backbone, layers=None, final_norm=None, image_rows=None)
+
+
+def main() -> None:
+    """Train one variant."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--variant", required=True)
+    variant = parser.parse_args().variant
+    base = read_section("train_medim", Section)
+    params = changed(base, base.changes[variant], f"train_medim.changes.{variant}")
+    codes = read_section("train_vqgan.training.model", VQGANConfig).codebook_size
+    world = world_from_params()
+    out, tokenizer, backbone = world.model(variant), world.model("text_tokenizer"), world.model("backbone")
+    inputs = [world.tokens_folder(), tokenizer, backbone]
+    with stage_run("train_medim", variant, section=params, inputs=inputs, outputs=[out]) as run:
+        train = {name: read_tokens(world.tokens(name, "train")) for name in params.datasets}
+        val = {name: read_tokens(world.tokens(name, "val"), params.settings.val_pairs) for name in params.datasets}
+        result = train_medim(
+            TokenData(train, val, tokenizer, codes), params.settings, params.optim, seed=run.seed + params.seed_offset,
+            work=run.work, out=run.work / "result", on_log=run.log, pretrained=start(params, backbone), device=device(),
+            extra={"variant": variant},
+        )  # fmt: skip
+        parameters = sum(p.numel() for p in result.averaged.parameters())
+        run.cost(examples=params.optim.steps * params.optim.batch_size, parameters=parameters)
+        run.place(run.work / "result", out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The prior: both orders, the next-token loss, and that everything carries over to MeDiM."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_medim as tiny
+import torch
+
+from medim.backbone_pretraining import CausalDecoder, PretrainingSettings, pretrain_backbone
+from medim.medim_training import build_medim
+from medim.pretrained import Start, is_own
+from medim.tokenizers.text import TextTokenizer
+
+SETTINGS = PretrainingSettings(tiny.BACKBONE, caption_first=0.5, text_weight=1.0, image_weight=0.6, val_pairs=4)
+
+
+def causal_decoder() -> CausalDecoder:
+    torch.manual_seed(0)
+    return CausalDecoder(tiny.tokenizer(), tiny.CODES, tiny.LAYOUT, tiny.BACKBONE)
+
+
+def pretrain(folder: Path) -> Path:
+    data = tiny.data(folder / "tokens")
+    pretrain_backbone(
+        data, SETTINGS, replace(tiny.OPTIM, steps=3), seed=1, work=folder / "work", out=folder / "prior",
+        on_log=lambda *_: None, device=torch.device("cpu"),
+    )  # fmt: skip
+    return folder / "prior"
+
+
+def test_both_orders():
+    model, batch = causal_decoder(), tiny.tokens().batch(range(2))
+    ids, learned = model.sequences(batch, torch.tensor([False, True]))
+    boi, eoi, eos = model.tokenizer.boi_id, model.tokenizer.eoi_id, model.tokenizer.eos_id
+    codes = (batch.image + model.vocab.image_offset).tolist()
+    text = batch.text.tolist()
+    assert ids.tolist() == [[boi, *codes[0], eoi, *text[0]], [*text[1], boi, *codes[1], eoi]]
+    caption = text[0].index(eos) + 1  # the first EOS is learned, the padding after it is not
+    assert learned[0].tolist() == [False] + [True] * 9 + [False] + [True] * caption + [False] * (20 - caption)
+    assert int(learned[1].sum()) == 9 + text[1].index(eos) + 1
+
+
+@pytest.mark.parametrize("caption_first", [False, True])
+def test_the_loss_is_next_token_cross_entropy(caption_first):
+    """By hand, token by token, from prefixes alone: so nothing of the future is used."""
+    model, batch = causal_decoder(), tiny.tokens().batch(range(1))
+    ids, learned = model.sequences(batch, torch.tensor([caption_first]))
+    text_rows, image_rows = model.backbone.head_rows()
+    nats: dict[str, list[float]] = {"text": [], "image": []}
+    with torch.no_grad():
+        for i in range(1, ids.shape[1]):
+            if not learned[0, i]:
+                continue
+            hidden = model.backbone.hidden(ids[:, :i], None)[0, -1]
+            is_code = int(ids[0, i]) >= model.vocab.image_offset
+            target = int(ids[0, i]) - (model.vocab.image_offset if is_code else 0)
+            log_p = (hidden @ (image_rows if is_code else text_rows).T).log_softmax(-1)
+            nats["image" if is_code else "text"].append(-float(log_p[target]))
+        text, image = model.nats(batch, torch.tensor([caption_first]))
+    assert float(text) == pytest.approx(sum(nats["text"]) / len(nats["text"]), rel=1e-4)
+    assert float(image) == pytest.approx(sum(nats["image"]) / len(nats["image"]), rel=1e-4)
+
+
+def test_every_weight_carries_over(tmp_path):
+    prior = pretrain(tmp_path)
+    assert is_own(prior)
+    data = tiny.data(tmp_path / "tokens")
+    model = build_medim(data, tiny.settings(), 5, Start(prior, None, None, None))
+    trained = build_medim(data, tiny.settings(replace(tiny.BACKBONE, tied=False)), 5, Start(prior, None, None, None))
+    from safetensors.torch import load_file
+
+    state = load_file(prior / "model.safetensors")
+    names = {name for name, _ in model.backbone.decoder_parameters()}
+    assert state.keys() == names
+    for name, value in model.backbone.decoder_parameters():
+        assert torch.equal(value, state[name])
+    assert torch.equal(trained.backbone.head, state["decoder.embed_tokens.weight"])
+    scratch = build_medim(data, tiny.settings(), 5, None)
+    assert not torch.equal(scratch.backbone.decoder.embed_tokens.weight, model.backbone.decoder.embed_tokens.weight)
+    for name, value in scratch.backbone.adaln.named_parameters():
+        assert torch.equal(value, model.backbone.adaln.get_parameter(name))
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    prior = pretrain(tmp_path)
+    data, start = tiny.data(tmp_path / "tokens"), Start(prior, None, None, None)
+    deeper = replace(tiny.BACKBONE, decoder=tiny.DECODER | {"num_hidden_layers": 3})
+    with pytest.raises(ValueError, match=r"layers\.2.*same decoder"):
+        build_medim(data, tiny.settings(deeper), 5, start)
+    with pytest.raises(ValueError, match="embed_tokens"):
+        build_medim(replace(data, codebook_size=30), tiny.settings(), 5, start)
+    TextTokenizer.train([text.upper() for text in tiny.TEXTS], 300).save(tmp_path / "other")
+    with pytest.raises(ValueError, match="another report tokenizer"):
+        build_medim(replace(data, tokenizer=tmp_path / "other"), tiny.settings(), 5, start)
+
+
+def test_the_prior_is_logged_per_order_and_modality(tmp_path):
+    seen: set[str] = set()
+    pretrain_backbone(
+        tiny.data(tmp_path / "tokens"), SETTINGS, replace(tiny.OPTIM, steps=1), seed=1, work=tmp_path / "work",
+        out=tmp_path / "prior", on_log=lambda _step, values: seen.update(values), device=torch.device("cpu"),
+    )  # fmt: skip
+    orders = ("picture_first", "caption_first")
+    assert {f"val/a/{order}/{part}" for order in orders for part in ("text", "image")} <= seen
+    assert json.loads((tmp_path / "prior/config.json").read_text())["backbone"]["decoder"] == tiny.DECODER

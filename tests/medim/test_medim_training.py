@@ -1,0 +1,148 @@
+"""Training: token files, balance, exact repetition and resume, validation with fixed masks."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tiny_medim as tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medim.medim_training import (
+    TASK_STATES,
+    TokenData,
+    balanced_batches,
+    balanced_rows,
+    build_medim,
+    nats_per_token,
+    read_tokens,
+    train_medim,
+    validation_nelbo,
+)
+from medim.model import load_medim
+from medim.training import latest_checkpoint
+
+
+def train(folder: Path, out: str, on_log: Any = lambda *_: None, **changes: Any) -> tuple[list[float], bytes]:
+    """Train in folder/work; the losses of this process and the weights' bytes."""
+    losses: list[float] = []
+
+    def log(step: int, values: Mapping[str, float]) -> None:
+        if "medim/loss" in values:
+            losses.append(values["medim/loss"])
+        on_log(step, values)
+
+    train_medim(
+        tiny.data(folder / "tokens"), tiny.settings(), replace(tiny.OPTIM, **changes), seed=7,
+        work=folder / f"work-{out}", out=folder / out, on_log=log, pretrained=None, device=torch.device("cpu"),
+    )  # fmt: skip
+    return losses, (folder / out / "model.safetensors").read_bytes()
+
+
+def test_ten_steps_are_the_same_twice_and_after_a_kill(tmp_path):
+    losses, weights = train(tmp_path, "first")
+    assert len(losses) == 10
+    assert train(tmp_path, "second") == (losses, weights)
+
+    def kill(step: int, _values: Mapping[str, float]) -> None:
+        if step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "third", kill)
+    assert latest_checkpoint(tmp_path / "work-third").name == "step_000000004.pt"
+    assert train(tmp_path, "third") == (losses[4:], weights)
+
+
+def test_logs_name_modalities_and_tasks(tmp_path):
+    seen: set[str] = set()
+    train(tmp_path, "out", lambda _step, values: seen.update(values), steps=1)
+    assert {"medim/loss", "nelbo_text", "nelbo_image", "lr"} <= seen
+    assert {f"val/a/{task}" for task in TASK_STATES} <= seen
+
+
+def test_it_learns(tmp_path):
+    data = tiny.data(tmp_path / "tokens")
+    before = validation_nelbo(build_medim(data, tiny.settings(), 7, None), data.train, tiny.settings(), 4)
+    train_medim(
+        data, tiny.settings(), replace(tiny.OPTIM, steps=40, lr=1e-2, ema=0.0), seed=7, work=tmp_path / "work",
+        out=tmp_path / "out", on_log=lambda *_: None, pretrained=None, device=torch.device("cpu"),
+    )  # fmt: skip
+    after = validation_nelbo(load_medim(tmp_path / "out"), data.train, tiny.settings(), 4)
+    assert before["b/image_to_report"] == pytest.approx(math.log(tiny.tokenizer().size), rel=0.05)
+    assert after["b/image_to_report"] < 0.6 * before["b/image_to_report"]
+
+
+def test_validation_is_the_same_whenever_it_is_asked(tmp_path):
+    data = tiny.data(tmp_path / "tokens")
+    model = build_medim(data, tiny.settings(), 7, None).eval()
+    values = [validation_nelbo(model, data.val, tiny.settings(), 2) for _ in range(2)]
+    torch.rand(3)
+    assert values[0] == values[1] == validation_nelbo(model, data.val, tiny.settings(), 2)
+    assert values[0].keys() == {f"a/{task}" for task in TASK_STATES}
+
+
+def test_nats_per_token_is_a_mean_over_tokens(tmp_path):
+    data = tiny.data(tmp_path / "tokens")
+    model = build_medim(data, tiny.settings(), 7, None)
+    loss = replace(tiny.LOSS, states={"joint": 1.0}, prompt_keep=0.0)
+    part = model.loss(data.val["a"].batch(np.arange(2)), loss, torch.Generator().manual_seed(0))
+    nats = float(part.text.sum() + part.image.sum())
+    assert nats_per_token([part, part]) == pytest.approx(nats / (2 * (20 + 9)))
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=3), seed=st.integers(0, 5))
+def test_every_dataset_has_its_share_and_every_pass_all_rows(sizes, seed):
+    num = len(sizes) * int(np.lcm.reduce(sizes))
+    rows = balanced_rows(sizes, range(num), seed)
+    for size, mine in zip(sizes, rows, strict=True):
+        assert len(mine) == num // len(sizes)
+        for start in range(0, len(mine), size):
+            assert sorted(mine[start : start + size]) == list(range(size))
+
+
+def test_batches_are_a_function_of_step_and_part(tmp_path):
+    files = tiny.data(tmp_path).train
+    one, other = (balanced_batches(files, tiny.OPTIM, 3) for _ in range(2))
+    later = one(5, 1)
+    assert torch.equal(later.text, other(5, 1).text)
+    whole = balanced_batches(files, replace(tiny.OPTIM, accumulate=1), 3)(5, 0)
+    parts = torch.cat([other(5, 0).image, other(5, 1).image])
+    assert sorted(whole.image.tolist()) == sorted(parts.tolist())
+    with pytest.raises(ValueError, match="batch_size 4 must be a multiple of accumulate 3"):
+        balanced_batches(files, replace(tiny.OPTIM, accumulate=3), 3)
+
+
+def test_a_token_file_is_read_as_it_was_written(tmp_path):
+    tokens = tiny.tokens(5)
+    table = pa.table(
+        {
+            "pair_id": list(tokens.pair_ids),
+            "text": pa.array(tokens.text.tolist(), pa.list_(pa.int32())),
+            "image": pa.array(tokens.image.tolist(), pa.list_(pa.int32())),
+            "prompt_tokens": pa.array(tokens.prompt_tokens, pa.int32()),
+            "text_tokens": pa.array(tokens.text_tokens, pa.int32()),
+        }
+    )
+    pq.write_table(table, tmp_path / "train.parquet", row_group_size=2)
+    for limit in (None, 3):
+        read = read_tokens(tmp_path / "train.parquet", limit)
+        assert read.pair_ids == tokens.pair_ids[:limit]
+        for name in ("text", "image", "prompt_tokens", "text_tokens"):
+            np.testing.assert_array_equal(getattr(read, name), getattr(tokens, name)[:limit])
+    with pytest.raises(FileNotFoundError, match="dvc repro tokenize_pairs"):
+        read_tokens(tmp_path / "val.parquet")
+
+
+def test_files_of_different_lengths_are_refused(tmp_path):
+    good = tiny.data(tmp_path)
+    short = replace(tiny.tokens(), image=tiny.tokens().image[:, :4])
+    with pytest.raises(ValueError, match="token files of one length"):
+        TokenData({"a": tiny.tokens(), "b": short}, {}, good.tokenizer, tiny.CODES).layout()

@@ -1,0 +1,101 @@
+"""The model: the sequence, what the loss counts, and a folder that gives the same model back."""
+
+import copy
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import tiny_medim as tiny
+import torch
+
+from medim.model import MeDiM, load_medim
+from medim.tokenizers.text import TextTokenizer
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+def test_the_sequence_is_boi_picture_eoi_report():
+    model, batch = tiny.medim(), tiny.tokens().batch(range(6))
+    x = model.sequence(batch.text, batch.image)
+    assert x.shape == (6, tiny.LAYOUT.length)
+    assert set(x[:, 0].tolist()) == {model.tokenizer.boi_id}
+    assert set(x[:, 10].tolist()) == {model.tokenizer.eoi_id}
+    assert torch.equal(x[:, 1:10], batch.image + model.vocab.n_text + 1)
+    assert torch.equal(x[:, 11:], batch.text)
+
+
+def test_parts_that_are_not_given_are_masked():
+    model, batch = tiny.medim(), tiny.tokens().batch(range(2))
+    layout, mask = model.layout, model.vocab.mask_id
+    assert bool((model.sequence(batch.text, None)[:, layout.image] == mask).all())
+    assert bool((model.sequence(None, batch.image)[:, layout.text] == mask).all())
+    nothing = model.sequence(None, None, 3)
+    assert nothing.shape == (3, layout.length)
+    assert int((nothing == mask).sum()) == 3 * (layout.n_text + layout.n_image)
+
+
+def test_wrong_lengths_and_ids_are_refused():
+    model, batch = tiny.medim(), tiny.tokens().batch(range(2))
+    with pytest.raises(ValueError, match="20 tokens here, got 19"):
+        model.sequence(batch.text[:, :-1], None)
+    with pytest.raises(ValueError, match="codes must lie in"):
+        model.sequence(None, batch.image + tiny.CODES)
+
+
+@pytest.mark.parametrize("complementary", [False, True])
+def test_a_model_that_knows_nothing_costs_the_log_of_each_alphabet(complementary):
+    """Zero rows give zero logits, so every masked token costs log n; the NELBO's weights average to 1 per token."""
+    model, batch = tiny.medim(), tiny.tokens(2000).batch(range(2000))
+    with torch.no_grad():
+        model.backbone.decoder.embed_tokens.weight.zero_()
+        loss = replace(tiny.LOSS, states={"joint": 1.0}, prompt_keep=0.0, complementary=complementary)
+        logs = model.loss(batch, loss, generator()).logs()
+    assert float(logs["nelbo_text"]) == pytest.approx(math.log(model.vocab.n_text), rel=0.05)
+    assert float(logs["nelbo_image"]) == pytest.approx(math.log(tiny.CODES), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("state", "text", "image"),
+    [("joint", True, True), ("report_given_picture", True, False), ("picture_given_report", False, True)],
+)
+def test_only_what_is_asked_carries_loss(state, text, image):
+    model, batch = tiny.medim(), tiny.tokens().batch(range(6))
+    loss = replace(tiny.LOSS, states={state: 1.0}, condition_dropout=0.0)
+    result = model.loss(batch, loss, generator())
+    assert bool(result.text_tokens.any()) == text
+    assert bool(result.image_tokens.any()) == image
+    assert float(result.loss.detach()) > 0
+
+
+def test_a_saved_folder_is_the_same_model(tmp_path):
+    model = tiny.medim().eval()
+    model.save(tmp_path, {"variant": "medim"})
+    again = load_medim(tmp_path)
+    x = model.sequence(None, tiny.tokens().batch(range(3)).image)
+    wanted = x == model.vocab.mask_id
+    assert torch.equal(model(x, torch.rand(3, generator=generator()), wanted).text,
+                       again(x, torch.rand(3, generator=generator()), wanted).text)  # fmt: skip
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["system"], config["variant"]) == ("medim.questions", "medim")
+    assert TextTokenizer.load(tmp_path).encode(tiny.TEXTS[0], 20) == model.tokenizer.encode(tiny.TEXTS[0], 20)
+    first = (tmp_path / "model.safetensors").read_bytes()
+    again.save(tmp_path / "again")
+    assert (tmp_path / "again/model.safetensors").read_bytes() == first
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing: run `dvc repro train_medim`"):
+        MeDiM.load(tmp_path)
+
+
+def test_an_averaged_copy_is_independent():
+    model = tiny.medim()
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.backbone.decoder.norm.weight.zero_()
+    x = model.sequence(None, None, 1)
+    wanted = x == model.vocab.mask_id
+    assert not torch.equal(model(x, torch.ones(1), wanted).text, other(x, torch.ones(1), wanted).text)
