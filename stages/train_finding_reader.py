@@ -23,10 +23,7 @@ class Section:
     """params.yaml:train_finding_reader."""
 
     domains: tuple[str, ...]
-    pictures: int
-    held_out: int
-    size: int
-    width: int
+    reader: ReaderSettings
     seed_offset: int
     optim: Optimisation
 
@@ -44,15 +41,14 @@ def main() -> None:
             scores.update({key.removeprefix("val/"): value for key, value in values.items() if key.startswith("val/")})
 
         result = train_finding_reader(
-            {name: get_domain(name) for name in params.domains},
-            ReaderSettings(params.pictures, params.held_out, params.size, params.width), optim=params.optim,
+            {name: get_domain(name) for name in params.domains}, params.reader, optim=params.optim,
             seed=run.seed + params.seed_offset, work=run.work, out=run.work / "result", on_log=log, device=device(),
         )  # fmt: skip
         parameters = sum(p.numel() for p in result.averaged.parameters())
         run.cost(examples=params.optim.steps * params.optim.batch_size, parameters=parameters)
         metrics.parent.mkdir(parents=True, exist_ok=True)
         metrics.write_text(
-            json.dumps({"model": "finding_reader", "held_out": params.held_out, **scores}, indent=1) + "\n"
+            json.dumps({"model": "finding_reader", "held_out": params.reader.held_out, **scores}, indent=1) + "\n"
         )
         run.place(run.work / "result", out)
 

@@ -92,7 +92,8 @@ class Canvas:
 
 def soft(distance: Map, width: float) -> Map:
     """The ramp of `Canvas.edge`."""
-    ramp: Map = distance * np.float32(1 / width) + np.float32(0.5)
+    ramp = distance * np.float32(1 / width)
+    ramp += np.float32(0.5)
     return clamp(ramp, 0, 1)
 
 

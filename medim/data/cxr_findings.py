@@ -53,7 +53,7 @@ def paint_effusion(canvas: Canvas, side: str, site: Mapping[str, Any], strength:
     rise = clamp(x - np.float32(a["lung_x"] - 0.2), 0, 1)
     surface = np.float32(floor - FLUID_HEIGHT[site["size"]] + 0.05) - np.float32(0.42) * rise * rise
     fluid = canvas.lungs[side] * canvas.edge(canvas.v - surface, 0.05)
-    blend(canvas.mu, FLUID, fluid * np.float32(strength))
+    canvas.mu += fluid * np.float32((FLUID - a["lung_mu"] - 0.03) * strength)  # instead of lung, so no seam at its edge
     return fluid
 
 
@@ -77,7 +77,7 @@ def paint_consolidation(canvas: Canvas, side: str, site: Mapping[str, Any], stre
     ragged = 1 - ((du / site["w"]) ** 2 + (dv / site["h"]) ** 2) + np.float32(0.20) * canvas.fine
     reach = clamp((1.7 - (du / site["w"]) ** 2 - (dv / site["h"]) ** 2) * np.float32(2), 0, 1)
     patch = clamp(ragged * np.float32(1.2), 0, 1) * reach * canvas.lungs[side]
-    canvas.mu += patch * np.float32(0.34 * strength)
+    canvas.mu += patch * np.float32(0.38 * strength)
     return patch
 
 
@@ -85,7 +85,7 @@ def paint_nodule(canvas: Canvas, side: str, site: Mapping[str, Any], strength: f
     """A round dense spot."""
     du, dv = _centre(canvas, side, site)
     spot = canvas.edge(np.float32(site["r"]) - np.sqrt(du * du + dv * dv), 0.03)
-    canvas.mu += spot * np.float32(0.42 * strength)
+    canvas.mu += spot * np.float32(0.44 * strength)
     return spot
 
 
@@ -123,7 +123,8 @@ def paint_pacemaker(canvas: Canvas, side: str, site: Mapping[str, Any], strength
     """A generator under a collarbone, its lead through the great vein to the heart's apex."""
     sign = 1 if site["side"] == "left" else -1
     du, dv = canvas.u - np.float32(sign * site["x"]), canvas.v - np.float32(site["y"])
-    box = canvas.edge(np.float32(0.11) - np.sqrt(np.sqrt(du**4 + (dv * np.float32(1.25)) ** 4)), 0.03)
+    across, down = (du / np.float32(0.11)) ** 2, (dv / np.float32(0.088)) ** 2
+    box = canvas.edge((1 - np.sqrt(np.sqrt(across * across + down * down))) * np.float32(0.11), 0.03)
     start, stop = site["y"], canvas.anatomy["heart_y"] + 0.10
     t = clamp((canvas.v - np.float32(start)) * np.float32(1 / (stop - start)), 0, 1)
     a, b, c = sign * site["x"], -0.10, canvas.anatomy["heart_x"] + 0.12  # a quadratic Bezier curve in t

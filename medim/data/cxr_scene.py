@@ -81,7 +81,7 @@ def _draw_side(rng: random.Random) -> dict[str, dict[str, Any]]:
             "w": round(between(0.15, 0.20), 3),
             "h": round(between(0.13, 0.17), 3),
         },
-        "nodule": {"place": zones[1], **_near(rng, 0.10, 0.05), "r": round(between(0.058, 0.080), 3)},
+        "nodule": {"place": zones[1], **_near(rng, 0.10, 0.05), "r": round(between(0.064, 0.085), 3)},
         "atelectasis": {
             "place": zones[2],
             **_near(rng, 0.03, 0.05),

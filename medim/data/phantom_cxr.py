@@ -42,7 +42,7 @@ class Site:
 
 
 HOME_SITE = Site(gain=(0.92, 1.12), gamma=(0.85, 1.2), offset=(0.0, 0.05), noise=(0.006, 0.02), border=0.07)
-AWAY_SITE = Site(gain=(0.74, 0.88), gamma=(0.66, 0.82), offset=(0.06, 0.12), noise=(0.02, 0.032), border=0.0)
+AWAY_SITE = Site(gain=(0.74, 0.88), gamma=(0.66, 0.82), offset=(0.06, 0.12), noise=(0.016, 0.024), border=0.0)
 
 
 class PhantomCXR:

@@ -4,10 +4,11 @@ It is trained on phantoms drawn from a seed and patients of its own, never on pi
 with. Its penultimate layer, FEATURES numbers a picture, also stands in for Inception in `FID (phantom features)`: a
 phantom is no photograph, and Inception's weights are not drawn by us.
 
-Architecture: pixels and two coordinate channels -> residual CNN -> coordinates again, EVIDENCE channels at S / 8 ->
-maximum over either half and over all of the picture, mean -> FEATURES -> one 3-state head a label list and one head for
-the domain. Halves and coordinates keep left and right apart, the maximum finds a small finding wherever it lies. While
-it is trained, the evidence must also tell in which cells each finding lies: phantoms come with masks.
+Architecture: pixels and two coordinate channels -> residual CNN -> coordinates again, EVIDENCE channels at S / 8. Then
+two ways: pooled (maximum over either half and over all, mean) -> FEATURES -> a head; and for each finding how much each
+cell looks like it and like a clear one -> maximum over either half and over all -> a small head a label. The states are
+read from the sum of both; a third head tells the domain. Halves and coordinates keep left and right apart, the maximum
+finds a small finding wherever it lies. Phantoms come with masks, so the cells are taught directly.
 Shapes: B pictures, S picture side, L labels of a domain, D domains. Sources: residual blocks as in He et al. 2016
 (arXiv:1512.03385), coordinate channels as in Liu et al. 2018 (CoordConv, arXiv:1807.03247).
 """
@@ -15,10 +16,10 @@ Shapes: B pictures, S picture side, L labels of a domain, D domains. Sources: re
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,17 +28,16 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medim.data.domain import STATES, Domain, labels_of
+from medim.data.domain import STATES, Domain, labels_of, without_side
 from medim.metrics.findings import macro, precision_recall_f1, soft_counts
-from medim.training import FitResult, OnLog, Optimisation, fit, step_seed
+from medim.metrics.reader_phantoms import Drawn, draw_phantoms, epochs, findings_of
+from medim.training import FitResult, OnLog, Optimisation, fit
 
 FEATURES = 64  # width of the penultimate layer; small on purpose: FID needs more pictures than features
 EVIDENCE = 256  # channels that are pooled over the picture
-CELL = 8  # pixels a side of a cell of the evidence map: the strides
-PLACE_WEIGHT = 10.0  # of the loss that asks where findings lie; it only teaches the trunk sooner
+PLACE_WEIGHT = 4.0  # of the loss that asks where findings lie; it only teaches the trunk sooner
 READER_PATIENT = 30_000_000  # first patient of its training; models' patients lie below
 HELD_OUT_PATIENT = 40_000_000  # first patient of its validation
-UNLABELLED = -100  # padding of `ReaderBatch.states`, ignored by cross entropy
 
 
 @dataclass(frozen=True)
@@ -57,27 +57,6 @@ class ReaderSettings:
     held_out: int  # validation pictures a domain
     size: int  # picture side in pixels
     width: int  # channels after the first convolution
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Phantoms in memory: images (N, S, S, 3) uint8, domain (N,) int64, states (N, L max) int64, padded.
-
-    `places` (N, L max, S / CELL, S / CELL) bool: cells that a drawn finding's mask covers at least half
-    as much as the cell it covers most, so that thin and small findings have cells too.
-    """
-
-    images: Tensor
-    domain: Tensor
-    states: Tensor
-    places: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def rows(self, index: Tensor) -> Drawn:
-        """The pictures of an index (M,)."""
-        return Drawn(self.images[index], self.domain[index], self.states[index], self.places[index])
 
 
 class ResidualBlock(nn.Module):
@@ -107,6 +86,33 @@ def with_place(x: Tensor) -> Tensor:
     return torch.cat([x, place.expand(len(x), -1, -1, -1)], 1)
 
 
+class Reading(NamedTuple):
+    """What the trunk says of B pictures, h an index of `FindingReader.label_lists`.
+
+    `features` (B, FEATURES), non-negative. `cells[h]` (B, 2 F, S / CELL, S / CELL): logits of 'uncertain or present' of
+    each finding, then of 'present'. `peaks[h]` (B, F, 6): their maxima over left half, right half and all.
+    """
+
+    features: Tensor
+    cells: list[Tensor]
+    peaks: list[Tensor]
+
+
+class PeakHead(nn.Module):
+    """(B, F, 6) peaks -> (B, L, 3) state logits, each label from its own finding only."""
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        super().__init__()
+        findings = findings_of(labels)
+        self.rows = [findings.index(without_side(label)) for label in labels]
+        self.weight = nn.Parameter(torch.zeros(len(labels), 6, len(STATES)))
+        self.bias = nn.Parameter(torch.zeros(len(labels), len(STATES)))
+
+    def forward(self, peaks: Tensor) -> Tensor:
+        """See the class."""
+        return torch.einsum("blp,lps->bls", peaks[:, self.rows], self.weight) + self.bias
+
+
 class FindingReader(nn.Module):
     """Pictures -> features, state logits and domain logits. Domains with the same labels share a head."""
 
@@ -124,9 +130,11 @@ class FindingReader(nn.Module):
             ResidualBlock(4 * width, 4 * width, 1),
         )
         self.evidence = nn.Conv2d(4 * width + 2, EVIDENCE, 1)
-        self.project = nn.Linear(4 * EVIDENCE, FEATURES)
         self.heads = nn.ModuleList(nn.Linear(FEATURES, len(labels) * len(STATES)) for labels in self.label_lists)
-        self.place_heads = nn.ModuleList(nn.Conv2d(EVIDENCE, len(labels), 1) for labels in self.label_lists)
+        counts = [2 * len(findings_of(labels)) for labels in self.label_lists]
+        self.place_heads = nn.ModuleList(nn.Conv2d(EVIDENCE, count, 1) for count in counts)
+        self.peak_heads = nn.ModuleList(PeakHead(labels) for labels in self.label_lists)
+        self.project = nn.Linear(4 * EVIDENCE, FEATURES)
         self.domain_head = nn.Linear(FEATURES, len(self.names))
         self.to(memory_format=torch.channels_last)
 
@@ -137,20 +145,14 @@ class FindingReader(nn.Module):
             x = F.interpolate(x, (self.config.size,) * 2, mode="bilinear", antialias=True)
         return x
 
-    def features(self, x: Tensor) -> Tensor:
-        """(B, 3, size, size) in [-1, 1] -> (B, FEATURES)."""
-        return self.pool(self.evidence_map(x))
-
-    def evidence_map(self, x: Tensor) -> Tensor:
-        """(B, 3, size, size) in [-1, 1] -> (B, EVIDENCE, size / CELL, size / CELL), non-negative."""
+    def forward(self, x: Tensor) -> Reading:
+        """(B, 3, size, size) in [-1, 1] -> what the trunk says."""
         x = with_place(F.pixel_unshuffle(x, 2)).contiguous(memory_format=torch.channels_last)
-        return F.relu(self.evidence(with_place(self.blocks(self.stem(x)))))
-
-    def pool(self, evidence: Tensor) -> Tensor:
-        """(B, EVIDENCE, H, W) -> (B, FEATURES), non-negative."""
-        halves = [half.amax((2, 3)) for half in evidence.tensor_split(2, dim=3)]
-        pooled = torch.cat([*halves, torch.maximum(*halves), evidence.mean((2, 3))], 1)
-        return F.relu(self.project(pooled))
+        evidence = F.relu(self.evidence(with_place(self.blocks(self.stem(x)))))
+        pooled = torch.cat([*_maxima(evidence), evidence.mean((2, 3))], 1)
+        cells = [head(evidence).float() for head in self.place_heads]
+        peaks = [torch.cat([m.unflatten(1, (2, -1)).mT for m in _maxima(cell)], 2) for cell in cells]
+        return Reading(F.relu(self.project(pooled)).float(), cells, peaks)
 
     def head_of(self, domain: str) -> int:
         """Index of the head that reads a domain.
@@ -165,10 +167,22 @@ class FindingReader(nn.Module):
             )
         return self.label_lists.index(tuple(self.config.domains[domain]))
 
-    def state_logits(self, features: Tensor, domain: str) -> Tensor:
-        """(B, FEATURES) -> (B, L, 3) logits of absent, uncertain, present."""
-        logits: Tensor = self.heads[self.head_of(domain)](features)
-        return logits.unflatten(1, (-1, len(STATES)))
+    def feature_logits(self, reading: Reading, domain: str) -> Tensor:
+        """(B, L, 3) state logits from the features alone: what keeps the features about findings."""
+        logits: Tensor = self.heads[self.head_of(domain)](reading.features)
+        return logits.float().unflatten(1, (-1, len(STATES)))
+
+    def state_logits(self, reading: Reading, domain: str) -> Tensor:
+        """(B, L, 3) logits of absent, uncertain, present."""
+        head = self.head_of(domain)
+        peaks: Tensor = self.peak_heads[head](reading.peaks[head])
+        return self.feature_logits(reading, domain) + peaks
+
+
+def _maxima(x: Tensor) -> list[Tensor]:
+    """(B, C, H, W) -> maxima (B, C) over the left half, the right half and all."""
+    left, right = (half.amax((2, 3)) for half in x.tensor_split(2, dim=3))
+    return [left, right, torch.maximum(left, right)]
 
 
 def blur_and_noise(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -199,68 +213,27 @@ class ReaderTrainee:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean nats a label plus nats of the domain."""
         reader, device = self.reader, next(self.reader.parameters()).device
-        evidence = reader.evidence_map(blur_and_noise(reader.prepare(batch.images.to(device)), generator))
-        features = reader.pool(evidence)
-        state, place, count = torch.zeros((), device=device), torch.zeros((), device=device), 0
+        reading = reader(blur_and_noise(reader.prepare(batch.images.to(device)), generator))
+        total, count = torch.zeros(3, device=device), 0
         for number, name in enumerate(reader.names):
-            mine = batch.domain == number
-            if not mine.any():
+            mine = (batch.domain == number).nonzero()[:, 0]
+            if not len(mine):
                 continue
-            logits = reader.state_logits(features[mine.to(device)], name).float()
-            states = batch.states[mine, : logits.shape[1]].to(device)
-            cells = reader.place_heads[reader.head_of(name)](evidence[mine.to(device)]).float()
-            truth = batch.places[mine, : logits.shape[1]].to(device).float()
-            state = state + F.cross_entropy(logits.flatten(0, 1), states.flatten(), reduction="sum")
-            place = place + F.binary_cross_entropy_with_logits(cells, truth, reduction="sum") / truth[0, 0].numel()
+            part = rows_of(reading, mine.to(device))
+            states = batch.states[mine, : len(reader.config.domains[name])].to(device)
+            cells = part.cells[reader.head_of(name)]
+            drawn = batch.places[mine, : cells.shape[1] // 2].to(device)
+            losses = [
+                F.cross_entropy(reader.state_logits(part, name).flatten(0, 1), states.flatten()),
+                F.cross_entropy(reader.feature_logits(part, name).flatten(0, 1), states.flatten()),
+                F.binary_cross_entropy_with_logits(cells, torch.cat([drawn >= 1, drawn >= 2], 1).float()),
+            ]
+            total = total + torch.stack(losses) * states.numel()
             count += states.numel()
-        domain = F.cross_entropy(reader.domain_head(features).float(), batch.domain.to(device))
-        logs = {"state_loss": state / count, "place_loss": place / count, "domain_loss": domain}
-        return (state + PLACE_WEIGHT * place) / count + 0.1 * domain, logs
-
-
-def draw_phantoms(domains: Mapping[str, Domain], seed: int, patient: int, count: int, size: int) -> Drawn:
-    """Draw `count` pictures a domain at `size` pixels, patients counted from `patient`."""
-    width = max(len(labels_of(domain.findings)) for domain in domains.values())
-    total, cells = count * len(domains), size // CELL
-    states = np.full((total, width), UNLABELLED, np.int64)
-    images = np.empty((total, size, size, 3), np.uint8)
-    places = np.zeros((total, width, cells, cells), bool)
-    for number, domain in enumerate(domains.values()):
-        labels = labels_of(domain.findings)
-        for row, scene in zip(
-            range(number * count, (number + 1) * count), _scenes(domain, seed, patient), strict=False
-        ):
-            drawn, truth = domain.render(scene, size), domain.truth(scene)
-            images[row] = drawn.image
-            states[row, : len(labels)] = [STATES.index(truth.get(label, "absent")) for label in labels]
-            for label, mask in drawn.masks.items():
-                cover = mask[: cells * CELL, : cells * CELL].reshape(cells, CELL, cells, CELL).mean((1, 3))
-                places[row, labels.index(label)] = (cover > 0) & (cover >= cover.max() / 2)
-    owner = torch.arange(len(domains)).repeat_interleave(count)
-    return Drawn(torch.from_numpy(images), owner, torch.from_numpy(states), torch.from_numpy(places))
-
-
-def _scenes(domain: Domain, seed: int, patient: int) -> Iterator[Mapping[str, Any]]:
-    while True:
-        yield from domain.studies(seed, patient)
-        patient += 1
-
-
-def epochs(drawn: Drawn, batch_size: int, seed: int, accumulate: int) -> Callable[[int, int], Drawn]:
-    """Batches as `fit` wants them: each epoch is a new permutation; a pure function of (step, part)."""
-    per_part = max(1, batch_size // accumulate)
-    if len(drawn) < per_part:
-        raise ValueError(
-            f"{len(drawn)} phantoms are fewer than a batch of {per_part}: raise pictures or lower batch_size"
-        )
-    per_epoch = len(drawn) // per_part
-
-    def batch(step: int, part: int) -> Drawn:
-        epoch, place = divmod(step * accumulate + part, per_epoch)
-        order = torch.randperm(len(drawn), generator=torch.Generator().manual_seed(step_seed(seed, epoch)))
-        return drawn.rows(order[place * per_part : (place + 1) * per_part])
-
-    return batch
+        state, feature, place = total / count
+        domain = F.cross_entropy(reader.domain_head(reading.features).float(), batch.domain.to(device))
+        logs = {"state_loss": state, "feature_loss": feature, "place_loss": place, "domain_loss": domain}
+        return state + 0.5 * feature + PLACE_WEIGHT * place + 0.1 * domain, logs
 
 
 def train_finding_reader(
@@ -296,15 +269,16 @@ def train_finding_reader(
 def held_out_scores(reader: nn.Module, unseen: Drawn) -> dict[str, float]:
     """Macro soft F1 with side and the share of pictures whose domain is told, on drawn phantoms."""
     assert isinstance(reader, FindingReader)
-    features = _encode(reader, unseen.images)
+    reading = _encode(reader, unseen.images)
     scores: dict[str, float] = {}
     for number, name in enumerate(reader.names):
-        mine = unseen.domain == number
-        predicted = reader.state_logits(features[mine], name).argmax(-1).cpu().numpy() / 2
+        mine = (unseen.domain == number).nonzero()[:, 0]
+        part = rows_of(reading, mine.to(reading.features.device))
+        predicted = reader.state_logits(part, name).argmax(-1).cpu().numpy() / 2
         true = unseen.states[mine, : predicted.shape[1]].numpy() / 2
         sums = soft_counts(true.astype(np.float64), predicted).sum(0, keepdims=True)
         scores[f"{name}/f1"] = float(macro(precision_recall_f1(sums)[2])[0])
-    guess = reader.domain_head(features).argmax(-1).cpu()
+    guess = reader.domain_head(reading.features).argmax(-1).cpu()
     return scores | {"domain_accuracy": float((guess == unseen.domain).float().mean())}
 
 
@@ -332,30 +306,42 @@ def load_finding_reader(folder: Path) -> FindingReader:
     return reader.eval()
 
 
+def rows_of(reading: Reading, index: Tensor) -> Reading:
+    """The pictures of an index (M,)."""
+    cells, peaks = ([value[index] for value in values] for values in (reading.cells, reading.peaks))
+    return Reading(reading.features[index], cells, peaks)
+
+
 @torch.no_grad()
-def _encode(reader: FindingReader, images: Tensor, batch_size: int = 128) -> Tensor:
-    """(N, S, S, 3) uint8 -> (N, FEATURES) float32 on the reader's device, in eval mode and full precision."""
+def _encode(reader: FindingReader, images: Tensor, batch_size: int = 128) -> Reading:
+    """(N, S, S, 3) uint8 -> what the reader says, without the cells, on its device, in eval mode and full precision."""
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != torch.uint8:
         raise ValueError(f"pictures must be (N, S, S, 3) uint8, got {tuple(images.shape)} {images.dtype}")
-    device, was_training = next(reader.parameters()).device, reader.training
+    device, was_training, size = next(reader.parameters()).device, reader.training, reader.config.size
     reader.eval()
     with torch.autocast(device.type, enabled=False):
-        parts = [reader.features(reader.prepare(part.to(device))) for part in images.split(batch_size) if len(part)]
+        parts = [reader(reader.prepare(part.to(device))) for part in images.split(batch_size) if len(part)]
+        parts = parts or [rows_of(reader(torch.zeros(1, 3, size, size, device=device)), torch.zeros(0).long())]
     reader.train(was_training)
-    return torch.cat(parts) if parts else torch.zeros(0, FEATURES, device=device)
+    peaks = [torch.cat(rows) for rows in zip(*(part.peaks for part in parts), strict=True)]
+    return Reading(torch.cat([part.features for part in parts]), [], peaks)
+
+
+def _encode_array(reader: FindingReader, images: NDArray[np.uint8]) -> Reading:
+    return _encode(reader, torch.from_numpy(np.ascontiguousarray(images)))
 
 
 def features(reader: FindingReader, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(N, S, S, 3) uint8 -> (N, FEATURES) float32, non-negative: the features of `FID (phantom features)`."""
-    encoded: NDArray[np.float32] = _encode(reader, torch.from_numpy(np.ascontiguousarray(images))).cpu().numpy()
+    encoded: NDArray[np.float32] = _encode_array(reader, images).features.cpu().numpy()
     return encoded
 
 
 @torch.no_grad()
 def state_probabilities(reader: FindingReader, images: NDArray[np.uint8], domain: str) -> NDArray[np.float32]:
     """(N, L, 3) probabilities of absent, uncertain, present for the labels of `reader.config.domains[domain]`."""
-    encoded = _encode(reader, torch.from_numpy(np.ascontiguousarray(images)))
-    states: NDArray[np.float32] = reader.state_logits(encoded, domain).softmax(-1).cpu().numpy()
+    reading = _encode_array(reader, images)
+    states: NDArray[np.float32] = reader.state_logits(reading, domain).softmax(-1).cpu().numpy()
     return states
 
 
@@ -377,7 +363,7 @@ def domains_of(reader: FindingReader, images: NDArray[np.uint8], among: Sequence
     names = reader.names if among is None else tuple(among)
     for name in names:
         reader.head_of(name)
-    logits = reader.domain_head(_encode(reader, torch.from_numpy(np.ascontiguousarray(images))))
+    logits = reader.domain_head(_encode_array(reader, images).features)
     columns = logits[:, [reader.names.index(name) for name in names]]
     return [names[int(i)] for i in columns.argmax(-1)]
 
@@ -391,11 +377,11 @@ def class_logits(reader: FindingReader, images: NDArray[np.uint8]) -> NDArray[np
     and, for 'nothing found', to the probability that every label is absent. So IS lies in [1, C]: high where pictures
     show one finding each and all findings are shown equally often.
     """
-    encoded = _encode(reader, torch.from_numpy(np.ascontiguousarray(images)))
-    domain_log = reader.domain_head(encoded).log_softmax(-1)
+    reading = _encode_array(reader, images)
+    domain_log = reader.domain_head(reading.features).log_softmax(-1)
     parts = []
     for number, name in enumerate(reader.names):
-        states = reader.state_logits(encoded, name).double().softmax(-1)  # (N, L, 3)
+        states = reader.state_logits(reading, name).double().softmax(-1)  # (N, L, 3)
         nothing = states[..., 0].prod(1, keepdim=True)
         shares = torch.cat([nothing, states[..., 2] + states[..., 1] / 2], 1).clamp_min(1e-12)
         parts.append(domain_log[:, number, None] + (shares / shares.sum(1, keepdim=True)).log())

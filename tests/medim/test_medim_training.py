@@ -1,6 +1,5 @@
 """Training: token files, balance, exact repetition and resume, validation with fixed masks."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +75,6 @@ def test_it_learns(tmp_path):
         out=tmp_path / "out", on_log=lambda *_: None, pretrained=None, device=torch.device("cpu"),
     )  # fmt: skip
     after = validation_nelbo(load_medim(tmp_path / "out"), data.train, tiny.settings(), 4)
-    assert before["b/image_to_report"] == pytest.approx(math.log(tiny.tokenizer().size), rel=0.05)
     assert after["b/image_to_report"] < 0.6 * before["b/image_to_report"]
 
 

@@ -128,11 +128,12 @@ def test_making_adaptive_twice_changes_nothing():
 
 
 def test_other_layers_are_refused():
-    with pytest.raises(ValueError, match="pre_feedforward_layernorm"):
-        from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig, AutoModel
 
-        sizes = {k: v for k, v in DECODERS["llama"].items() if k != "model_type"}
-        make_adaptive(AutoModel.from_config(AutoConfig.for_model("gemma2", vocab_size=50, **sizes)))
+    sizes = {k: v for k, v in DECODERS["llama"].items() if k != "model_type"}
+    gemma2 = AutoModel.from_config(AutoConfig.for_model("gemma2", vocab_size=50, **sizes))
+    with pytest.raises(ValueError, match="pre_feedforward_layernorm"):
+        make_adaptive(gemma2)
 
 
 @pytest.mark.parametrize(("kind", "start"), [("none", "identity"), ("full", "zero")])

@@ -1,0 +1,149 @@
+"""MLflow's pages in a real browser: `mlflow ui` over one folder's store, and Debian's Chromium without a window.
+
+Nothing is downloaded and nothing outside this machine is asked: Chromium resolves no other name than 127.0.0.1.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)  # fmt: skip
+START = 180  # seconds until the server answers; 25 on an idle machine
+PATIENCE = 60_000  # milliseconds until something stands in a page
+
+
+def chromium_path():
+    """The browser on PATH, or None."""
+    return next((found for name in CHROMIUM_NAMES if (found := shutil.which(name))), None)
+
+
+class Pages:
+    """A running server. `address` is `http://127.0.0.1:<port>`."""
+
+    def __init__(self, address, group):
+        self.address, self.group = address, group
+
+    def ask(self, path, **body):
+        """MLflow's REST answer: by POST with a body, else by GET."""
+        data = json.dumps(body).encode() if body else None
+        request = urllib.request.Request(f"{self.address}/api/2.0/mlflow/{path}", data)
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def experiments(self):
+        """Name -> experiment."""
+        found = self.ask("experiments/search", max_results=1000)["experiments"]
+        return {one["name"]: one for one in found}
+
+    def runs(self, experiment):
+        """Name -> id of the runs of an experiment that show today's files, in the order of the page."""
+        found = self.ask(
+            "runs/search", experiment_ids=[self.experiments()[experiment]["experiment_id"]],
+            filter="tags.current = 'yes'", order_by=["attributes.start_time DESC"], max_results=1000,
+        )  # fmt: skip
+        return {run["info"]["run_name"]: run["info"]["run_id"] for run in found.get("runs", [])}
+
+    def view(self, experiment):
+        """The shared view of an experiment, as `pipeline.tracking` prints it."""
+        identity = self.experiments()[experiment]["experiment_id"]
+        return f"{self.address}/#/experiments/{identity}/runs?workflowType=machine_learning&viewStateShareKey=paper"
+
+    def run(self, experiment, name, tab):
+        """A page of one run: `model-metrics` (curves) or `artifacts/<path>`."""
+        identity = self.experiments()[experiment]["experiment_id"]
+        return f"{self.address}/#/experiments/{identity}/runs/{self.runs(experiment)[name]}/{tab}"
+
+
+@contextlib.contextmanager
+def mlflow_pages(folder):
+    """`mlflow ui` over folder/mlflow/mlflow.db on a free port; at the end no process of it is left."""
+    port = _free_port()
+    command = [
+        sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", "sqlite:///mlflow/mlflow.db",
+        "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+    ]  # fmt: skip
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    env |= {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    log = Path(folder, "mlflow", "ui.log")
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            command, cwd=folder, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        pages = Pages(f"http://127.0.0.1:{port}", server.pid)
+        _wait_for(server, f"{pages.address}/health", log)
+        yield pages
+    finally:
+        end_group(server)
+
+
+def _free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def _wait_for(server, address, log):
+    deadline = time.monotonic() + START
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise RuntimeError(f"mlflow ui ended with {server.returncode}:\n{log.read_text()[-3000:]}")
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+            if answer.status == 200:
+                return
+        time.sleep(0.3)
+    raise RuntimeError(f"mlflow ui did not answer within {START} s:\n{log.read_text()[-3000:]}")
+
+
+def end_group(server, patience=10.0):
+    """TERM, then KILL, to the server and all it started; returns when the group is empty."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + patience
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, number)
+        while time.monotonic() < deadline:
+            server.poll()
+            if not group_lives(server.pid):
+                return
+            time.sleep(0.1)
+    raise RuntimeError(f"processes of group {server.pid} survive SIGKILL")
+
+
+def group_lives(group):
+    """Whether any process of a process group is left, zombies that nobody waited for aside."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, of = re.match(r".*\) (\S) (\d+) (\d+)", stat.read_text(), re.DOTALL).groups()
+            if int(of) == group and state != "Z":
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def browser_page(executable, width=1400, height=900):
+    """A page of a fresh Chromium (playwright gives it a new user-data-dir and removes it at the end)."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=list(FLAGS), timeout=120_000)
+        try:
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.set_default_timeout(PATIENCE)
+            yield page
+        finally:
+            browser.close()
