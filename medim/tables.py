@@ -160,9 +160,10 @@ def _columns(
 
 
 def _image_metrics(world: World, prefix: str = "") -> Mapping[str, str | None]:
+    proxies: dict[str, str | None] = dict.fromkeys([name + PHANTOM for name in IMAGE_METRICS])
     if world.drawn:
-        return dict.fromkeys([*(name + PHANTOM for name in IMAGE_METRICS), "finding_f1"])
-    return {name: prefix + name if name in ("FID", "IS") else None for name in IMAGE_METRICS}
+        return proxies | {"finding_f1": None}
+    return {name: prefix + name if name in ("FID", "IS") else None for name in IMAGE_METRICS} | proxies
 
 
 def _report_metrics(world: World, prefix: str = "") -> Mapping[str, str | None]:
@@ -195,7 +196,7 @@ def _table4(world: World) -> list[Column]:
 
 
 def _figure5a(world: World) -> list[Column]:
-    metrics = dict.fromkeys(JOINT_METRICS + (("FID" + PHANTOM,) if world.drawn else ()))
+    metrics = dict.fromkeys((*JOINT_METRICS, "FID" + PHANTOM))
     return [c for name in (world.chest, world.pathology) for c in _columns([name], "joint", metrics)]
 
 

@@ -124,7 +124,7 @@ def test_patients_keep_their_body_and_findings_come_and_go():
     assert kept > 50 and new > 50
 
 
-@pytest.mark.parametrize("size", [32, 64, 128, 512])
+@pytest.mark.parametrize("size", [32, 64, 128, pytest.param(512, marks=pytest.mark.slow)])
 def test_any_size_shows_the_same_scene(size):
     scene = HOME.change(HOME.studies(6, 1)[0], "left effusion", "present")
     drawn = HOME.render(scene, size, noise=False)

@@ -1,0 +1,62 @@
+"""The README's commands run: each in its cheapest real form, so that the page cannot drift from the project."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CHEAP = {  # a command of the README -> the same with its work left out
+    "./setup": None,  # run as it is where it was run before
+    ".venv/bin/dvc repro": [str(BIN / "dvc"), "repro", "--dry", "hash_code"],
+    ".venv/bin/pytest": [str(BIN / "pytest"), "--collect-only", "-q", "tests/medim/test_vocab.py"],
+    ".venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow/mlflow.db --port 5000": [
+        str(BIN / "mlflow"),
+        "ui",
+        "--help",
+    ],
+}
+
+
+def commands():
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+    return sorted({part.strip() for line in lines for part in line.split("&&")})
+
+
+def test_every_command_of_the_readme_is_known_here():
+    assert set(commands()) == set(CHEAP)
+
+
+@pytest.mark.parametrize("command", sorted(key for key, cheap in CHEAP.items() if cheap))
+def test_the_command_runs(command):
+    done = subprocess.run(CHEAP[command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_setup_does_nothing_where_nothing_changed():
+    stamp = ROOT / ".venv/.medim-stamp"
+    if not stamp.is_file():
+        pytest.skip("./setup was not run in this checkout")
+    before = stamp.stat().st_mtime_ns
+    done = subprocess.run(["./setup"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "") and stamp.stat().st_mtime_ns == before, done.stderr
+
+
+def test_every_file_and_picture_that_the_readme_names_is_there():
+    named = re.findall(r'\]\(([^)#:]+)\)|src="([^"]+)"', README)
+    missing = [name for pair in named for name in pair if name and not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_the_stages_of_the_readme_are_those_of_dvc_yaml():
+    import yaml
+
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    table = README.split("## The path")[1].split("`params.yaml` holds")[0]
+    named = {name.split("@")[0] for name in re.findall(r"`([a-z_@]+)`", table) if name.split("@")[0] in stages}
+    assert named == set(stages)
