@@ -12,7 +12,7 @@ from medim.evaluation import Reference
 from medim.figures import Panel, figure4, figure7, figure8, panel_of
 from medim.generation import read_generated
 from medim.systems import Sample
-from medim.tables import get_table
+from medim.tables import TABLES, Table, get_table
 
 TASK = "report_to_image"
 
@@ -64,8 +64,9 @@ def paper_figures(
         references: dataset -> its real pairs; figure 8 looks at all their answers.
     """
     models = sorted(folder.name for folder in generated.iterdir() if folder.is_dir())
-    ablation = _names("table4", models)
-    systems = {model: model for model in models if model not in ablation} | {"medim": "MeDiM"}
+    ablation = _names([get_table("table4")], models)
+    known = _names([table for table in TABLES if table.id != "table4"], models)
+    systems = {model: known.get(model, model) for model in models if model not in ablation or model in known}
     cases = [
         panel_of(sample, references)
         for dataset in references
@@ -79,10 +80,11 @@ def paper_figures(
     }
 
 
-def _names(table: str, models: Sequence[str]) -> dict[str, str]:
-    """Model -> row name in a table, for models that were run; trivial ones and further seeds left out."""
+def _names(tables: Sequence[Table], models: Sequence[str]) -> dict[str, str]:
+    """Model -> its first row's name in these tables, for models that were run; the trivial rows are left out."""
+    rows = [row for table in tables for row in table.rows]
     found: dict[str, str] = {}
-    for row in get_table(table).rows:
+    for row in rows:
         for source in row.sources:
             if source.model in models and source.model != "trivial":
                 found.setdefault(source.model, row.name)

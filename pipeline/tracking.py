@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from pipeline.paths import World, worlds
 from pipeline.tracking_store import START_UI, URI_VARIABLE, StoreError, digest, locked_store
-from pipeline.tracking_tables import Shown, show_table, show_trainings
+from pipeline.tracking_tables import Shown, show_figures, show_table, show_trainings
 
 TABLE_ORDER = ("mission", *(f"table{n}" for n in range(1, 8)))
 
@@ -33,8 +33,8 @@ def sync(chosen: Sequence[World] | None = None) -> list[Shown]:
             files = [world.table(name) for name in TABLE_ORDER]
             files += sorted(set(world.tables().glob("*.json")) - set(files))
             shown += [show_table(client, world, path) for path in files if path.is_file()]
-            trainings = show_trainings(client, world)
-            shown += [trainings] if trainings is not None else []
+            others = (show_trainings(client, world), show_figures(client, world))
+            shown += [one for one in others if one is not None]
             write_receipt(world)
     return shown
 

@@ -121,13 +121,11 @@ class Connection:
         tracking_store.send(self._client, self._run, points, {})
 
     def _open(self) -> None:
-        from pipeline.tracking_store import LIVE, group_runs, locked_store, now_ms, open_experiment
-        from pipeline.tracking_tables import trainings_name
+        from pipeline.tracking_store import LIVE, group_runs, locked_store, now_ms
+        from pipeline.tracking_tables import open_trainings
 
         with locked_store() as client:
-            note = f"Trainings of the world {self._world.name}"
-            name = trainings_name(self._world)
-            experiment = open_experiment(client, name, note, ["cost/seconds", "cost/parameters"], [])
+            experiment = open_trainings(client, self._world)
             for run in group_runs(client, experiment, self._instance):
                 if run.data.tags.get("content") == LIVE:
                     client.delete_run(run.info.run_id)

@@ -29,6 +29,9 @@ VIEW = "paper"  # key of the shared view that shows an experiment as the paper's
 UI = "http://127.0.0.1:5000"
 START_UI = ".venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow/mlflow.db --port 5000"
 LIVE = "live"  # content of a run that is still being sent
+CHARTS = "&compareRunsMode=CHART"  # after a link: the page opens with the curves
+LETTER = 6.5  # pixels that a letter of a heading or of a run's name takes
+WIDEST = 290  # pixels; a longer heading is cut, and shown whole under the mouse
 BATCH = {"metrics": 1000, "params": 100}  # MLflow's limits for one call
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 
@@ -88,6 +91,11 @@ def link(experiment: str) -> str:
     return f"{ui_address()}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
 
+def artifacts_link(experiment: str, run: str) -> str:
+    """The page that shows the files of a run."""
+    return f"{ui_address()}/#/experiments/{experiment}/runs/{run}/artifacts?workflowType=machine_learning"
+
+
 @contextmanager
 def locked_store() -> Iterator[MlflowClient]:
     """The store for one process at a time: several that create the SQLite file at once destroy it.
@@ -138,13 +146,33 @@ def _refuse_moved(locations: Iterable[str]) -> None:
         raise StoreError(f"{mlflow_db()} points to artifacts in {moved[0]}, not {here}; {_remedy()}")
 
 
-def open_experiment(client: MlflowClient, name: str, note: str, columns: Sequence[str], params: Sequence[str]) -> str:
-    """The id of an experiment, created or restored, with its note and its shared view.
+def shared_view(columns: Sequence[str], params: Sequence[str], rows: Sequence[str]) -> dict[str, Any]:
+    """The state of MLflow's page that makes it the paper's table: columns in order, as wide as their headings.
+
+    Without it MLflow shows no metric at all, sorts metrics by name, cuts headings after 13 letters and draws the curves
+    of no more than ten runs. Start and duration are columns that nobody can take away.
 
     Args:
-        columns: metric keys that the view shows.
-        params: parameters that the view shows after them.
+        columns: metric keys.
+        params: parameters shown after them.
+        rows: names of the runs, for the width of the first column.
     """
+    selected = [*(f"metrics.`{key}`" for key in columns), *(f"params.`{key}`" for key in params)]
+    widths = {entry: min(WIDEST, 30 + int(LETTER * len(entry.split("`")[1]))) for entry in selected}
+    name, start = "attributes.`Run Name`", "runDateAndNestInfo"
+    return {
+        "selectedColumns": selected,
+        "columnOrder": [name, start, *selected, "duration"],
+        "columnWidths": {name: 50 + int(LETTER * max(map(len, rows), default=14)), start: 140} | widths,
+        "runsHiddenMode": "SHOW_ALL",
+        "searchFilter": "tags.current = 'yes'",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+    }
+
+
+def open_experiment(client: MlflowClient, name: str, note: str, view: Mapping[str, Any]) -> str:
+    """The id of an experiment, created or restored, with its note and its shared view."""
     found = client.get_experiment_by_name(name)
     if found is None:
         place = None if os.environ.get(URI_VARIABLE) else (mlflow_artifacts() / name).resolve().as_uri()
@@ -153,12 +181,6 @@ def open_experiment(client: MlflowClient, name: str, note: str, columns: Sequenc
         experiment = found.experiment_id
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(experiment)
-    view = {
-        "selectedColumns": [*(f"metrics.`{key}`" for key in columns), *(f"params.`{key}`" for key in params)],
-        "searchFilter": "tags.current = 'yes'",
-        "orderByKey": "attributes.start_time",
-        "orderByAsc": False,
-    }
     tags = {"mlflow.note.content": note, f"mlflow.sharedViewState.{VIEW}": json.dumps(view)}
     before = {} if found is None else found.tags
     for key, value in tags.items():

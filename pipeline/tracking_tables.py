@@ -2,7 +2,8 @@
 
 Per table one experiment `<world>/<id>`: each row of the table is a flat run, each column a metric, and a run
 "(the table)" holds it as HTML, Markdown and CSV. One experiment `<world>/trainings`: one run per finished stage
-instance that logged curves, with parameters, costs and pictures.
+instance that logged curves, with parameters and costs. One experiment `<world>/figures` with one run that holds every
+picture.
 """
 
 from __future__ import annotations
@@ -14,7 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.paths import World
-from pipeline.tracking_store import Point, RunSpec, digest, link, now_ms, open_experiment, show_runs, slug
+from pipeline.tracking_store import (
+    CHARTS,
+    Point,
+    RunSpec,
+    artifacts_link,
+    digest,
+    group_runs,
+    link,
+    now_ms,
+    open_experiment,
+    shared_view,
+    show_runs,
+    slug,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,6 +36,8 @@ if TYPE_CHECKING:
 HEAD = "(the table)"
 FORMATS = (".md", ".csv", ".html")
 COSTS = ("seconds", "peak_bytes", "parameters", "examples")
+WORK = "work/"  # before a cost: MLflow's page of curves goes by the alphabet, and curves are to come before costs
+LAYOUT = b"2"  # raise it when the same files are to be shown in another way: all runs are recorded anew
 
 
 @dataclass(frozen=True)
@@ -43,11 +59,13 @@ def show_table(client: MlflowClient, world: World, path: Path) -> Shown:
     table = json.loads(path.read_text(encoding="utf-8"))
     costs = row_costs(world)
     others = [path.with_suffix(suffix) for suffix in FORMATS]
-    content = digest(path.read_bytes(), *(f.read_bytes() for f in others if f.is_file()), json.dumps(costs).encode())
+    texts = [file.read_bytes() for file in others if file.is_file()]
+    content = digest(LAYOUT, path.read_bytes(), *texts, json.dumps(costs).encode())
     keys = column_keys(table)
     name = f"{world.name}/{table['id']}"
-    experiment = open_experiment(client, name, table["title"], list(keys.values()), ["profile"])
     specs = table_runs(table, keys, costs)
+    view = shared_view(list(keys.values()), ["profile"], [spec.name for spec in specs])
+    experiment = open_experiment(client, name, _note(table), view)
     specs[-1].texts |= {f"table{f.suffix}": f.read_text(encoding="utf-8") for f in others if f.is_file()}
     specs[-1].texts["table.json"] = path.read_text(encoding="utf-8")
     specs[-1].tags["mlflow.note.content"] = specs[-1].texts.get("table.md", table["title"])
@@ -55,12 +73,14 @@ def show_table(client: MlflowClient, world: World, path: Path) -> Shown:
 
 
 def column_keys(table: Mapping[str, Any]) -> dict[str, str]:
-    """Column -> metric key, in the table's order.
+    """Column -> metric key, in the table's order; the dataset is left out where all columns have the same one.
 
     Raises:
         ValueError: two columns have the same key.
     """
-    keys = {column: slug(column) for column in dict.fromkeys(cell["column"] for cell in table["cells"])}
+    columns = list(dict.fromkeys(cell["column"] for cell in table["cells"]))
+    dataset = shared_dataset(table)
+    keys = {column: slug(column if dataset is None else column.removeprefix(f"{dataset}/")) for column in columns}
     for column, key in keys.items():
         same = [other for other, used in keys.items() if used == key]
         if len(same) > 1:
@@ -68,11 +88,28 @@ def column_keys(table: Mapping[str, Any]) -> dict[str, str]:
     return keys
 
 
+def shared_dataset(table: Mapping[str, Any]) -> str | None:
+    """What stands before the first `/` of every column, or None: headings in MLflow have room for a metric's name."""
+    first = {cell["column"].partition("/")[0] for cell in table["cells"] if "/" in cell["column"]}
+    whole = all("/" in cell["column"] for cell in table["cells"])
+    return first.pop() if whole and len(first) == 1 else None
+
+
+def _note(table: Mapping[str, Any]) -> str:
+    dataset = shared_dataset(table)
+    return f"{table['title']}. `(the table)` below holds it as one page." + (f" Data: {dataset}" if dataset else "")
+
+
 def table_runs(
-    table: Mapping[str, Any], keys: Mapping[str, str], costs: Mapping[str, Mapping[str, int]]
+    table: Mapping[str, Any], keys: Mapping[str, str], costs: Mapping[str, Mapping[str, float]]
 ) -> list[RunSpec]:
-    """One run a row, in the table's order from newest to oldest start, then the run that holds the whole table."""
+    """One run a row, in the table's order from newest to oldest start, then the run that holds the whole table.
+
+    A row lasts as long as its model trained, so that MLflow's column `Duration` says something.
+    """
     now = now_ms()
+    begin = now - max((1000 * cost.get("seconds", 0) for cost in costs.values()), default=0)
+    begin = int(begin) - len(table["cells"])
     rows = list(dict.fromkeys(cell["row"] for cell in table["cells"]))
     specs = []
     for number, row in enumerate(rows):
@@ -80,10 +117,13 @@ def table_runs(
         points = [
             Point(key, value, now, 0) for cell in cells for key, value in _cell_metrics(cell, keys[cell["column"]])
         ]
-        points += [Point(f"cost/{key}", float(value), now, 0) for key, value in costs.get(row, {}).items()]
-        kind = "trivial" if row.startswith("trivial: ") else "row"
-        specs.append(RunSpec(row, now - number, now, {"profile": table["profile"]}, points, {"kind": kind}))
-    return [*specs, RunSpec(HEAD, now + 1, now + 1, {"profile": table["profile"]}, tags={"kind": "table"})]
+        cost = costs.get(row, {})
+        points += [Point(f"{WORK}{key}", float(value), now, 0) for key, value in cost.items()]
+        tags = {"kind": "trivial" if row.startswith("trivial: ") else "row"}
+        start = begin - number
+        end = start + int(1000 * cost.get("seconds", 0))
+        specs.append(RunSpec(row, start, end, {"profile": table["profile"]}, points, tags))
+    return [*specs, RunSpec(HEAD, begin + 1, begin + 1, {"profile": table["profile"]}, tags={"kind": "table"})]
 
 
 def _cell_metrics(cell: Mapping[str, Any], key: str) -> Iterator[tuple[str, float]]:
@@ -99,9 +139,9 @@ def _cell_metrics(cell: Mapping[str, Any], key: str) -> Iterator[tuple[str, floa
             yield name, float(cell[field])
 
 
-def row_costs(world: World) -> dict[str, dict[str, int]]:
+def row_costs(world: World) -> dict[str, dict[str, float]]:
     """Row -> seconds and parameters of the training of its model (tables hold no seconds, see costs/)."""
-    costs: dict[str, dict[str, int]] = {}
+    costs: dict[str, dict[str, float]] = {}
     trained = {
         path.stem.partition("@")[2]: read_json(path) for path in sorted((world.root / "costs").glob("train_*@*.json"))
     }
@@ -114,24 +154,23 @@ def row_costs(world: World) -> dict[str, dict[str, int]]:
 
 
 def show_trainings(client: MlflowClient, world: World) -> Shown | None:
-    """Record every finished stage instance that has curves, and the figures; None where there is neither."""
+    """Record every finished stage instance that has curves; None where there is none."""
     finished = [path for path in sorted((world.root / "costs").glob("*.json")) if world.logs(path.stem).is_file()]
-    figures = sorted(world.figures().rglob("*.png"))
-    if not finished and not figures:
+    if not finished:
         return None
-    name = trainings_name(world)
-    experiment = open_experiment(
-        client, name, f"Trainings of the world {world.name}", ["cost/seconds", "cost/parameters"], []
-    )
+    experiment = open_trainings(client, world)
     changed = False
     for path in finished:
         content, spec = training_run(world, path.stem)
         changed |= show_runs(client, experiment, path.stem, content, [spec])
-    if figures:
-        content = digest(*(part for f in figures for part in (f.name.encode(), f.read_bytes())))
-        spec = RunSpec("(figures)", now_ms(), now_ms(), tags={"kind": "figures"}, files=[(f, "") for f in figures])
-        changed |= show_runs(client, experiment, "figures", content, [spec])
-    return Shown(name, "trainings", link(experiment), changed)
+    return Shown(trainings_name(world), "trainings", link(experiment) + CHARTS, changed)
+
+
+def open_trainings(client: MlflowClient, world: World) -> str:
+    """The id of the experiment of a world's trainings."""
+    names = [path.stem for path in sorted((world.root / "costs").glob("*.json"))]
+    view = shared_view([f"{WORK}{key}" for key in ("seconds", "parameters", "peak_bytes")], [], names)
+    return open_experiment(client, trainings_name(world), f"Trainings of the world {world.name}", view)
 
 
 def trainings_name(world: World) -> str:
@@ -139,15 +178,29 @@ def trainings_name(world: World) -> str:
     return f"{world.name}/trainings"
 
 
+def show_figures(client: MlflowClient, world: World) -> Shown | None:
+    """Record the world's pictures as artifacts of one run and link to them; None where there is none."""
+    files = sorted(world.figures().rglob("*.png"))
+    if not files:
+        return None
+    name, run = f"{world.name}/figures", "figures"
+    experiment = open_experiment(client, name, f"Pictures of the world {world.name}", shared_view([], [], [run]))
+    content = digest(LAYOUT, *(part for f in files for part in (f.name.encode(), f.read_bytes())))
+    spec = RunSpec(run, now_ms(), now_ms(), tags={"kind": "figures"}, files=[(f, "") for f in files])
+    changed = show_runs(client, experiment, run, content, [spec])
+    shown = next(one for one in group_runs(client, experiment, run) if one.data.tags.get("current") == "yes")
+    return Shown(name, "pictures", artifacts_link(experiment, shown.info.run_id), changed)
+
+
 def training_run(world: World, instance: str) -> tuple[str, RunSpec]:
     """(content hash, run) of a finished stage instance: curves, parameters, costs, pictures."""
     log, costs = world.logs(instance).read_bytes(), read_json(world.costs(instance))
     pictures = _pictures(world, instance)
-    content = digest(log, json.dumps(costs, sort_keys=True).encode(), *(f.read_bytes() for f in pictures))
+    content = digest(LAYOUT, log, json.dumps(costs, sort_keys=True).encode(), *(f.read_bytes() for f in pictures))
     points = list(curve_points(log.decode("utf-8").splitlines()))
     begin = min((point.time for point in points), default=now_ms())
     end = begin + int(1000 * costs["seconds"])
-    points += [Point(f"cost/{k}", float(costs[k]), end, 0) for k in COSTS if isinstance(costs.get(k), int | float)]
+    points += [Point(f"{WORK}{k}", float(costs[k]), end, 0) for k in COSTS if isinstance(costs.get(k), int | float)]
     params = dict(flat(costs.get("params", {}))) | {key: str(costs[key]) for key in ("seed", "threads") if key in costs}
     tags = {"kind": "training", "stage": instance.partition("@")[0], "code": str(costs.get("code"))}
     return content, RunSpec(instance, begin, end, params, points, tags, files=[(f, "figures") for f in pictures])

@@ -144,8 +144,8 @@ class Trivial:
         for number, seed in enumerate(seeds):
             memory = self.memories[names[number % len(names)]]
             drawn = memory.pairs[int(np.random.default_rng(seed).integers(len(memory.pairs)))]
-            out.append(_sample(CONSTANT, "joint", JOINT_DATASET, str(number), seed, memory.central))
-            out.append(_sample(RANDOM, "joint", JOINT_DATASET, str(number), seed, drawn))
+            out.append(_sample(CONSTANT, "joint", JOINT_DATASET, f"joint-{seed}", seed, memory.central))
+            out.append(_sample(RANDOM, "joint", JOINT_DATASET, f"joint-{seed}", seed, drawn))
         return out
 
 

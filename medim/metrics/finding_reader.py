@@ -35,7 +35,7 @@ from medim.training import FitResult, OnLog, Optimisation, fit
 
 FEATURES = 64  # width of the penultimate layer; small on purpose: FID needs more pictures than features
 EVIDENCE = 256  # channels that are pooled over the picture
-PLACE_WEIGHT = 4.0  # of the loss that asks where findings lie; it only teaches the trunk sooner
+PLACE_WEIGHT = 8.0  # of the loss that asks where findings lie; it only teaches the trunk sooner
 READER_PATIENT = 30_000_000  # first patient of its training; models' patients lie below
 HELD_OUT_PATIENT = 40_000_000  # first patient of its validation
 
@@ -124,6 +124,7 @@ class FindingReader(nn.Module):
         width = config.width
         self.stem = nn.Sequential(nn.Conv2d(14, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         self.blocks = nn.Sequential(
+            ResidualBlock(width, width, 1),
             ResidualBlock(width, 2 * width, 2),
             ResidualBlock(2 * width, 2 * width, 1),
             ResidualBlock(2 * width, 4 * width, 2),
@@ -194,8 +195,8 @@ def blur_and_noise(x: Tensor, generator: torch.Generator) -> Tensor:
     draw = torch.rand(3, b, 1, 1, 1, generator=generator).to(x.device)
     noise = torch.randn(x.shape, generator=generator).to(x.device)
     blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    x = torch.lerp(x, blurred, (2 * draw[0] - 1).clamp_min(0) * 0.6)  # every second picture stays sharp
-    return x + (draw[1] - 0.5) * 0.06 + noise * (2 * draw[2] - 1).clamp_min(0) * 0.05
+    x = torch.lerp(x, blurred, (2 * draw[0] - 1).clamp_min(0) * 0.3)  # every second picture stays sharp
+    return x + (draw[1] - 0.5) * 0.06 + noise * (2 * draw[2] - 1).clamp_min(0) * 0.03
 
 
 class ReaderTrainee:

@@ -70,7 +70,13 @@ def world(tmp_path, monkeypatch):
 
 
 def test_keys_are_slugs():
-    assert column_keys(TABLE) == {FID: "phantom_cxr/fid_phantom_features", BLEU: "phantom_cxr/bleu-1_coco"}
+    other = cell("MeDiM", "phantom_pathology/F1", 1)
+    assert column_keys(TABLE) == {FID: "fid_phantom_features", BLEU: "bleu-1_coco"}  # all of one dataset
+    assert column_keys(TABLE | {"cells": [*TABLE["cells"], other]}) == {
+        FID: "phantom_cxr/fid_phantom_features", BLEU: "phantom_cxr/bleu-1_coco",
+        "phantom_pathology/F1": "phantom_pathology/f1",
+    }  # fmt: skip
+    assert column_keys({"id": "t", "cells": [cell("a", "F1", 1)]}) == {"F1": "f1"}
     assert slug("a//B (c)/ d%") == "a/b_c/d"
 
 
@@ -92,14 +98,16 @@ def test_rows_are_runs_in_the_table_s_order(world):
     assert [run.name for run in runs] == ["UniDisc", "MeDiM", "trivial: mean report", "(the table)"]
     starts = [run.start_time for run in runs]
     assert starts[3] > starts[0] > starts[1] > starts[2]
+    assert [run.end_time - run.start_time for run in runs] == [0, 60_000, 0, 0]  # as long as the model trained
+    assert max(run.end_time for run in runs) <= time.time() * 1000
     metrics = {point.key: point.value for point in runs[1].metrics}
     assert metrics == {
-        "phantom_cxr/fid_phantom_features": 16.6, "low/phantom_cxr/fid_phantom_features": 15.0,
-        "high/phantom_cxr/fid_phantom_features": 18.0, "n/phantom_cxr/fid_phantom_features": 4,
-        "phantom_cxr/bleu-1_coco": 0.5, "n/phantom_cxr/bleu-1_coco": 4,
-        "cost/seconds": 60, "cost/peak_bytes": 5, "cost/parameters": 7, "cost/examples": 3,
+        "fid_phantom_features": 16.6, "low/fid_phantom_features": 15.0,
+        "high/fid_phantom_features": 18.0, "n/fid_phantom_features": 4,
+        "bleu-1_coco": 0.5, "n/bleu-1_coco": 4,
+        "work/seconds": 60, "work/peak_bytes": 5, "work/parameters": 7, "work/examples": 3,
     }  # fmt: skip
-    assert "phantom_cxr/bleu-1_coco" not in {point.key for point in runs[0].metrics}  # not measured
+    assert "bleu-1_coco" not in {point.key for point in runs[0].metrics}  # not measured
 
 
 def test_the_receipt_depends_on_tables_and_figures_alone(world):
@@ -132,26 +140,30 @@ def test_sync_with_a_real_store(world, capsys):
     client, experiment, runs = runs_of("tiny/table1")
     assert [run.info.run_name for run in runs] == ["(the table)", "UniDisc", "MeDiM", "trivial: mean report"]
     view = json.loads(experiment.tags["mlflow.sharedViewState.paper"])
-    assert view["selectedColumns"][:2] == [
-        "metrics.`phantom_cxr/fid_phantom_features`",
-        "metrics.`phantom_cxr/bleu-1_coco`",
-    ]
-    assert runs[2].data.metrics["phantom_cxr/fid_phantom_features"] == 16.6
+    columns = ["metrics.`fid_phantom_features`", "metrics.`bleu-1_coco`", "params.`profile`"]
+    assert view["selectedColumns"] == columns
+    assert view["columnOrder"] == ["attributes.`Run Name`", "runDateAndNestInfo", *columns, "duration"]
+    assert set(view["columnWidths"]) == {"attributes.`Run Name`", "runDateAndNestInfo", *columns}
+    assert runs[2].data.metrics["fid_phantom_features"] == 16.6
     artifacts = {file.path for file in client.list_artifacts(runs[0].info.run_id)}
     assert artifacts == {"table.html", "table.md", "table.csv", "table.json"}
 
     client, _, trainings = runs_of("tiny/trainings")
-    training = next(run for run in trainings if run.info.run_name == "train_medim@medim")
-    assert {run.info.run_name for run in trainings} == {"train_medim@medim", "(figures)"}
+    (training,) = trainings
+    assert training.info.run_name == "train_medim@medim"
     assert training.data.params == {"optim.lr": "0.001", "methods": '["a"]', "seed": "1", "threads": "1"}
-    assert training.data.metrics["cost/seconds"] == 60
+    assert training.data.metrics["work/seconds"] == 60
     assert [file.path for file in client.list_artifacts(training.info.run_id, "figures")] == ["figures/sheet.png"]
     curve = client.get_metric_history(training.info.run_id, "loss")
     assert [(point.step, point.value) for point in curve] == [(s, 1 / s) for s in range(1, 1501)]
 
+    client, _, (figures,) = runs_of("tiny/figures")
+    assert [file.path for file in client.list_artifacts(figures.info.run_id)] == ["figure4.png"]
+    assert f"/runs/{figures.info.run_id}/artifacts?workflowType=machine_learning" in said
+
     assert not any(one.changed for one in tracking.sync())  # the same files: nothing new
     write(TINY.table("table1"), json.dumps(TABLE | {"cells": TABLE["cells"][:4]}))
-    assert [one.changed for one in tracking.sync()] == [True, False]
+    assert [one.changed for one in tracking.sync()] == [True, False, False]
     assert len(runs_of("tiny/table1")[2]) == 3
     assert len(runs_of("tiny/table1", "no")[2]) == 4
     write(TINY.table("table1"), json.dumps(TABLE))  # and back: the old runs are current again

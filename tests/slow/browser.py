@@ -22,6 +22,25 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
+FOLD_ASSISTANT = """
+localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
+localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
+"""
+READ_GRID = """() => {
+  const rows = new Map(), headings = [];
+  for (const head of document.querySelectorAll(".ag-header-cell[col-id^='metrics.']"))
+    headings.push([head.getBoundingClientRect().left, head.innerText.trim()]);
+  for (const row of document.querySelectorAll(".ag-row[row-index]")) {
+    const index = Number(row.getAttribute("row-index"));
+    if (!rows.has(index)) rows.set(index, {});
+    for (const cell of row.querySelectorAll(".ag-cell[col-id]")) {
+      const id = cell.getAttribute("col-id"), link = cell.querySelector("a");
+      rows.get(index)[id] = (id === "attributes.`Run Name`" && link ? link : cell).innerText.trim();
+    }
+  }
+  return {headings: headings.sort((a, b) => a[0] - b[0]).map(one => one[1]),
+          rows: [...rows.keys()].sort((a, b) => a - b).map(index => rows.get(index))};
+}"""
 START = 180  # seconds until the server answers; 25 on an idle machine
 PATIENCE = 60_000  # milliseconds until something stands in a page
 
@@ -45,28 +64,18 @@ class Pages:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
-    def experiments(self):
-        """Name -> experiment."""
-        found = self.ask("experiments/search", max_results=1000)["experiments"]
-        return {one["name"]: one for one in found}
-
-    def runs(self, experiment):
-        """Name -> id of the runs of an experiment that show today's files, in the order of the page."""
-        found = self.ask(
-            "runs/search", experiment_ids=[self.experiments()[experiment]["experiment_id"]],
-            filter="tags.current = 'yes'", order_by=["attributes.start_time DESC"], max_results=1000,
-        )  # fmt: skip
-        return {run["info"]["run_name"]: run["info"]["run_id"] for run in found.get("runs", [])}
-
-    def view(self, experiment):
-        """The shared view of an experiment, as `pipeline.tracking` prints it."""
-        identity = self.experiments()[experiment]["experiment_id"]
-        return f"{self.address}/#/experiments/{identity}/runs?workflowType=machine_learning&viewStateShareKey=paper"
-
     def run(self, experiment, name, tab):
-        """A page of one run: `model-metrics` (curves) or `artifacts/<path>`."""
-        identity = self.experiments()[experiment]["experiment_id"]
-        return f"{self.address}/#/experiments/{identity}/runs/{self.runs(experiment)[name]}/{tab}"
+        """A page of a current run: `model-metrics` (curves) or `artifacts/<path>`."""
+        found = self.ask("experiments/search", max_results=1000)["experiments"]
+        identity = next(one["experiment_id"] for one in found if one["name"] == experiment)
+        wanted = f"tags.current = 'yes' AND attributes.run_name = '{name}'"
+        (run,) = self.ask("runs/search", experiment_ids=[identity], filter=wanted, max_results=2)["runs"]
+        path = f"#/experiments/{identity}/runs/{run['info']['run_id']}/{tab}"
+        return f"{self.address}/{path}?workflowType=machine_learning"
+
+    def here(self, link):
+        """A link that `pipeline.tracking` printed, at this server's port."""
+        return link.replace("http://127.0.0.1:5000", self.address)
 
 
 @contextlib.contextmanager
@@ -136,7 +145,10 @@ def group_lives(group):
 
 @contextlib.contextmanager
 def browser_page(executable, width=1400, height=900):
-    """A page of a fresh Chromium (playwright gives it a new user-data-dir and removes it at the end)."""
+    """A page of a fresh Chromium (playwright gives it a new user-data-dir and removes it at the end).
+
+    MLflow opens its assistant on the first visit, over a quarter of the page; here it stays folded.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -144,6 +156,41 @@ def browser_page(executable, width=1400, height=900):
         try:
             page = browser.new_page(viewport={"width": width, "height": height})
             page.set_default_timeout(PATIENCE)
+            page.add_init_script(FOLD_ASSISTANT)
             yield page
         finally:
             browser.close()
+
+
+def table_in(page):
+    """What the page's table shows: (headings of the metrics from left to right, {row: texts of its metrics})."""
+    grid = page.evaluate(READ_GRID)
+    shown = {}
+    for row in grid["rows"]:
+        values = [row.get(f"metrics.`{heading}`") for heading in grid["headings"]]
+        shown[row.get("attributes.`Run Name`")] = values
+    return grid["headings"], shown
+
+
+def eventually(page, look, expected):
+    """`look(page)` as soon as it is `expected`; what it was at last when the patience is over."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while (seen := look(page)) != expected and time.monotonic() < deadline:
+        page.wait_for_timeout(200)
+    return seen
+
+
+def wait_for_curve(page, metric=None):
+    """Wait until the card of a metric (of any, without one) has a drawn line; returns the line's path."""
+    title = f':has(h4[title="{metric}"])' if metric else ""
+    line = page.locator(f'[data-testid="experiment-view-compare-runs-card"]{title} path.js-line').first
+    line.wait_for(state="attached")
+    return line.get_attribute("d")
+
+
+def wait_for_picture(page, name):
+    """Wait until an artifact's picture is decoded; returns its width and height in pixels."""
+    picture = page.locator(f'img[alt="{name}"]')
+    picture.wait_for(state="attached")
+    page.wait_for_function("one => one.complete && one.naturalWidth > 0", arg=picture.element_handle())
+    return picture.evaluate("one => [one.naturalWidth, one.naturalHeight]")

@@ -101,6 +101,6 @@ def test_switching_to_another_world_and_back_trains_nothing_again(fresh):
 
 def test_two_clones_end_with_the_same_lock(finished, tmp_path):
     """Same parameters, data and seed on the same machine: the same bytes of every output."""
-    other = new_clone(tmp_path / "a folder of another name")
+    other = new_clone(tmp_path / "a folder of another name", finished.folder)
     other.repro()
     assert other.lock().decode() == finished.lock().decode()

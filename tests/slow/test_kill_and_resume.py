@@ -57,7 +57,7 @@ def kept_checkpoint(state, folder):
     return path
 
 training.train_step, training.save_checkpoint, torch.save = slow_step, kept_checkpoint, held_write
-runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """ % (HOLD, HOLD)  # noqa: UP031 - the code holds braces
 
 TRAININGS = {  # stage -> its options, what it writes under runs/small

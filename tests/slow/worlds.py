@@ -30,7 +30,7 @@ SMALL = {
             "drawings": {"train": 32, "val": 8, "test": 0},
         }
     },
-    "train_finding_reader": {"pictures": 40, "held_out": 16, "optim": OPTIM},
+    "train_finding_reader": {"reader": {"pictures": 40, "held_out": 16}, "optim": OPTIM},
     "train_vqgan": {"val_pairs": 4, "training": {"loss": {"disc_start": 5}, "sheet_at": [4]}, "optim": OPTIM},
     "evaluate_vqgan": {"settings": {"resamples": 10, "quality": {"kid_subset_size": 8, "resamples": 3}}},
     "pretrain_backbone": {"val_pairs": 4, "optim": OPTIM},
@@ -133,9 +133,13 @@ class Clone:
         return found
 
     def copy(self, folder):
-        """Another clone with the same files, results and cache; nothing is shared."""
+        """Another clone with the same files, results and cache; nothing is shared.
+
+        MLflow's database stays behind: it refers to its artifacts by absolute paths, and is built again from the files.
+        """
         other = Clone(folder)
-        shutil.copytree(self.folder, folder, symlinks=True)
+        mlflow = {f"{self.folder}/mlflow": ["mlflow.db", "artifacts"]}
+        shutil.copytree(self.folder, folder, symlinks=True, ignore=lambda here, _: mlflow.get(here, []))
         shutil.copytree(self.loaded, other.loaded)
         return other
 
@@ -149,16 +153,16 @@ def merged_mappings(base, changes):
     return out
 
 
-def new_clone(folder):
-    """A clone without results and without dvc.lock."""
+def new_clone(folder, source=ROOT):
+    """A clone of the files in `source` (this repository or another clone), without results and without dvc.lock."""
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=source, capture_output=True, check=True, text=True
     ).stdout
     for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file() and name not in ("dvc.lock", "params.yaml"):
+        if (source / name).is_file() and name not in ("dvc.lock", "params.yaml"):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target)
+            shutil.copy2(source / name, target)
     clone = Clone(folder)
     clone.loaded.mkdir()
     (clone.loaded / "sitecustomize.py").write_text(textwrap.dedent(RECORDER))

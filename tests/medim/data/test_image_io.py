@@ -70,7 +70,9 @@ def test_a_truncated_jpeg_is_refused_not_filled_with_grey(tmp_path):
         read(path)
 
 
-@pytest.mark.parametrize(("data", "reason"), [(b"", "empty"), (b"<html>404</html>", "not a picture"), (None, "missing")])
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"", "empty"), (b"<html>404</html>", "not a picture"), (None, "missing")]
+)
 def test_what_is_no_picture_says_so(tmp_path, data, reason):
     path = tmp_path / "x.png"
     if data is not None:
