@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,7 +103,7 @@ def test_kill_9_at_a_random_moment(tmp_path):
         "import sys, time; sys.path.insert(0, sys.argv[2]); import test_training as t; from pathlib import Path;"
         "t.run(Path(sys.argv[1]), on_log=lambda step, _: (print(step, flush=True), time.sleep(0.05)))"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "cut"), os.path.dirname(__file__)]
+    command = [sys.executable, "-c", code, str(tmp_path / "cut"), str(Path(__file__).parent)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     killer = threading.Thread(target=lambda: [line for line in process.stdout if int(line) == 6 and process.kill()])
     killer.start()
