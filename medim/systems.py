@@ -1,16 +1,12 @@
 """What every system that fills a table row offers, whether it is MeDiM, a baseline or a trivial rule.
 
-A system is a trained folder (`models/<name>`) and answers three questions, TASKS. `load_system` finds the module that
-made the folder by the key "system" of its config.json, so that generation and evaluation never branch on names.
+A system is a trained folder (`models/<name>`, see system_loading.py) and answers three questions, TASKS.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -72,20 +68,3 @@ class System(Protocol):
         report_to_image gets the pairs' prompt and report, image_to_report their pictures; joint gets nothing from
         them but their number, and `dataset` is JOINT_DATASET.
         """
-
-
-def load_system(folder: Path, **settings: Any) -> System:
-    """The system in a folder; `settings` go to its module's `load_system`.
-
-    Raises:
-        FileNotFoundError: no config.json there.
-        KeyError: config.json does not say which module made it.
-    """
-    config = folder / "config.json"
-    if not config.is_file():
-        raise FileNotFoundError(f"{config} is missing: run `dvc repro` for the stage that trains {folder.name}")
-    described = json.loads(config.read_text())
-    if "system" not in described:
-        raise KeyError(f"{config} has no key 'system' (the module that loads it): train {folder.name} again")
-    system: System = import_module(described["system"]).load_system(folder, **settings)
-    return system

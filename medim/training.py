@@ -269,6 +269,8 @@ def fit(
             bar.update()
             if stop.is_set() and not last:
                 raise Interrupted(143)
+        if started == optim.steps and validate is not None:  # killed after the last checkpoint: callers want its values
+            _validate(validate, run, on_log)
     return FitResult(run.result_module().eval(), started, run.step, time.perf_counter() - clock)
 
 

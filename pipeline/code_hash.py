@@ -34,7 +34,7 @@ from pipeline.params_file import ParamsError, read_yaml
 
 PACKAGES = ("medim", "pipeline", "stages")
 NAMED_BY_INSTANCE = ("medim.baselines",)
-SYSTEMS = "medim.systems"
+SYSTEMS = "medim.system_loading"
 TRANSPARENT = ("pipeline.params", "pipeline.params_file", "pipeline.paths", "pipeline.tracking_live")
 CACHE = Path(".work/code_hash.json")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")

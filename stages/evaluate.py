@@ -56,11 +56,12 @@ def main() -> None:
         rows = list(dict.fromkeys(sample.row for sample in samples))
         scores = {row: as_json(evaluation.row([s for s in samples if s.row == row])) for row in rows}
         run.cost(examples=len(samples))
-        for path in (metrics, figure):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        metrics.write_text(json.dumps({"model": model, "rows": scores}, indent=1, sort_keys=True) + "\n")
+        text = json.dumps({"model": model, "rows": scores}, indent=1, sort_keys=True)
+        (run.work / "metrics.json").write_text(text + "\n")
         shown = [sample for sample in samples if sample.row == rows[0]]
-        sample_sheet(shown, references, params.sheet_columns, params.sheet_zoom).save(figure)
+        sample_sheet(shown, references, params.sheet_columns, params.sheet_zoom).save(run.work / "figure.png")
+        run.place(run.work / "metrics.json", metrics)
+        run.place(run.work / "figure.png", figure)
 
 
 if __name__ == "__main__":

@@ -47,11 +47,11 @@ def main() -> None:
             labels[name] = as_json(per_label)
             rows.append((reference.test_images, pixels))
         run.cost(examples=sum(len(images) for images, _ in rows))
-        for path in (metrics, figure):
-            path.parent.mkdir(parents=True, exist_ok=True)
         page = {"model": "vqgan", "rows": {"MeDiM": as_json(scores)}, "findings": labels}
-        metrics.write_text(json.dumps(page, indent=1, sort_keys=True) + "\n")
-        reconstruction_page(rows, params.columns, params.zoom).save(figure)
+        (run.work / "metrics.json").write_text(json.dumps(page, indent=1, sort_keys=True) + "\n")
+        reconstruction_page(rows, params.columns, params.zoom).save(run.work / "figure.png")
+        run.place(run.work / "metrics.json", metrics)
+        run.place(run.work / "figure.png", figure)
 
 
 if __name__ == "__main__":

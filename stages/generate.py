@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from medim.diffusion.settings import SamplerSettings
 from medim.generation import answer, questions
 from medim.pairs import read_pairs
-from medim.systems import load_system
+from medim.system_loading import load_system
 from pipeline.params import read_section
 from pipeline.paths import world_from_params
 from pipeline.resources import device

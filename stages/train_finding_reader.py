@@ -46,10 +46,9 @@ def main() -> None:
         )  # fmt: skip
         parameters = sum(p.numel() for p in result.averaged.parameters())
         run.cost(examples=params.optim.steps * params.optim.batch_size, parameters=parameters)
-        metrics.parent.mkdir(parents=True, exist_ok=True)
-        metrics.write_text(
-            json.dumps({"model": "finding_reader", "held_out": params.reader.held_out, **scores}, indent=1) + "\n"
-        )
+        page = {"model": "finding_reader", "held_out": params.reader.held_out, **scores}
+        (run.work / "metrics.json").write_text(json.dumps(page, indent=1) + "\n")
+        run.place(run.work / "metrics.json", metrics)
         run.place(run.work / "result", out)
 
 

@@ -37,10 +37,12 @@ def main() -> None:
     with stage_run("train_vqgan", section=params, inputs=[world.pairs_folder()], outputs=[out, sheet]) as run:
         images = {name: load_images(read_pairs(world.pairs(name, "train"))) for name in params.datasets}
         val = {name: load_images(read_pairs(world.pairs(name, "val"), params.val_pairs)) for name in params.datasets}
-        sheet.parent.mkdir(parents=True, exist_ok=True)
 
         def show(step: int, picture: Image.Image) -> None:
-            picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(sheet)
+            picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(
+                run.work / "sheet.png"
+            )
+            run.place(run.work / "sheet.png", sheet)
             print(f"train_vqgan: sheet of step {step} in {sheet}", flush=True)
 
         result = train_vqgan(

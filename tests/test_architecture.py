@@ -19,7 +19,7 @@ EVERYWHERE = (*ROOMS, "tests", "benchmarks")
 # Inside medim a file imports from its own tier or a lower one, and never in a circle. Names are files or folders.
 TIERS = (
     ("vocab", "pairs", "training"),  # training imports none of ours
-    ("systems", "gguf_decoder"),
+    ("systems", "system_loading", "gguf_decoder"),
     ("data", "tokenizers", "diffusion", "metrics"),
     ("backbones",),
     ("model", "pretrained"),

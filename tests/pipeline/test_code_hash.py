@@ -31,8 +31,10 @@ stages:
     "stages/prepare_data.py": "from medim.data import get_domain\nfrom pipeline import paths\n",
     "stages/train_baseline.py": "from medim.baselines import load\nimport pipeline.stage\n",
     "stages/train_downstream.py": "from medim.baselines import load\nfrom medim.data.domain import STATES\n",
-    "stages/generate.py": "from medim.systems import load_system\n",
-    "medim/systems.py": "from importlib import import_module\ndef load_system(name): return import_module(name)\n",
+    "stages/generate.py": "from medim.system_loading import load_system\n",
+    "medim/system_loading.py": (
+        "from importlib import import_module\ndef load_system(name): return import_module(name)\n"
+    ),
     "medim/model.py": 'CONFIG = {"system": "medim.questions"}\n',
     "medim/questions.py": "import medim.model\n",
     "medim/latent.py": "L = 1\n",

@@ -5,8 +5,8 @@ from medim.baselines import METHODS, get_method
 from medim.baselines.base import TrainInputs
 from medim.baselines.trivial import CONSTANT, NEAREST, RANDOM, PictureIndex, ReportIndex, load_system
 from medim.pairs import Pair, decode_png, encode_png, write_pairs
+from medim.system_loading import load_system as load_any
 from medim.systems import JOINT_DATASET
-from medim.systems import load_system as load_any
 
 WORDS = ["heart", "lung", "nodule", "edema", "left", "right", "clear", "normal"]
 
