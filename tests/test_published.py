@@ -45,3 +45,10 @@ def test_every_table_cell_comes_from_a_published_row_or_says_nothing():
     for path in RESULTS.glob("*/tables/*.json"):
         for cell in json.loads(path.read_text())["cells"]:
             assert (cell["value"] is None) or cell["n"] > 0, (path, cell)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("phantom/rows/finding_reader.json")))
+def test_the_published_reader_passes_its_gate(path):
+    row = json.loads(path.read_text())
+    assert row["held_out"] >= 1000
+    assert min(row["phantom_cxr/f1"], row["phantom_pathology/f1"]) >= 0.95
