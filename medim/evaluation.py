@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medim.data import get_domain, is_drawn
-from medim.data.domain import Domain, Findings, labels_of
+from medim.data.domain import Domain, Findings, Grammar, labels_of
 from medim.metrics.alignment import PhantomJudge, alignment
 from medim.metrics.bootstrap import Estimate, bootstrap_mean, not_measured
 from medim.metrics.finding_reader import FindingReader, domains_of, features, read_pictures
@@ -51,18 +51,25 @@ class Reference:
     """The real pairs of one dataset that answers are held against.
 
     Args:
-        dataset: its name. `trained_as`: the dataset whose training pairs it is compared with (itself, or the one that
-            stands in for a test-only dataset).
-        test, train: Parquet files of pairs.
+        dataset: its name.
+        test: Parquet file of its test pairs.
+        train: Parquet file of the training pairs that it is compared with.
+        reader: the judge of pictures.
+        trained_as: the dataset of `train`, where that is another one: it stands in for a test-only dataset, and its
+            grammar says which sentences a system that learned from it should write.
     """
 
-    def __init__(self, dataset: str, test: Path, train: Path, reader: FindingReader) -> None:
+    def __init__(
+        self, dataset: str, test: Path, train: Path, reader: FindingReader, trained_as: str | None = None
+    ) -> None:
         self.dataset, self.reader = dataset, reader
         self.test = read_pairs(test)
         self.by_id = {pair.pair_id: pair for pair in self.test}
         self._train_file = train
         self.domain: Domain | None = get_domain(dataset) if is_drawn(dataset) else None
         self.labels = labels_of(self.domain.findings) if self.domain is not None else ()
+        learned = trained_as or dataset
+        self.prose: Grammar | None = get_domain(learned).grammar if is_drawn(learned) else None
 
     @property
     def reader_domain(self) -> str:
@@ -149,7 +156,9 @@ class Evaluation:
             truth = states_of([reference.by_id[pair_id] for pair_id in said])
             read = [grammar.read(report) for report in said.values()]
             scores |= finding_scores(truth, read, reference.labels, seed, resamples)
-            scores["sentence_validity"] = sentence_validity(list(said.values()), grammar, seed, resamples)
+            if reference.prose is not None:
+                written = list(said.values())
+                scores["sentence_validity"] = sentence_validity(written, reference.prose, seed, resamples)
         return scores
 
     def pictures(self, reference: Reference, samples: Sequence[Sample]) -> Scores:

@@ -194,23 +194,21 @@ def _pixels(png: bytes) -> Pixels:
     return decode_png(png)
 
 
-def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """`count` samples taken in turn from every (task, dataset), in order: a sheet shows all that a system does."""
-    groups: dict[tuple[str, str], list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault((sample.task, sample.dataset), []).append(sample)
-    share = -(-count // max(1, len(groups)))
-    return [sample for group in groups.values() for sample in group[:share]][:count]
-
-
-def sample_sheet(
+def sample_sheets(
     samples: Sequence[Sample], references: Mapping[str, Reference], columns: int, zoom: int
-) -> Image.Image:
-    """A sheet of columns x columns samples of one system, pictures enlarged `zoom` times, findings marked.
+) -> dict[tuple[str, str], Image.Image]:
+    """(dataset, task) -> a sheet of columns x columns samples of one system, pictures enlarged `zoom` times.
 
     Green: report and picture agree on the finding's state; red: they do not.
     """
-    panels = [panel_of(sample, references)[0] for sample in spread(samples, columns * columns)]
+    groups: dict[tuple[str, str], list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault((sample.dataset, sample.task), []).append(sample)
+    return {key: _sheet(group[: columns * columns], references, columns, zoom) for key, group in groups.items()}
+
+
+def _sheet(samples: Sequence[Sample], references: Mapping[str, Reference], columns: int, zoom: int) -> Image.Image:
+    panels = [panel_of(sample, references)[0] for sample in samples]
     sizes = [panel.image.shape[0] for panel in panels if panel.image is not None]
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     return draw_grid(rows, zoom * max(sizes, default=64))

@@ -1,7 +1,7 @@
 """Stage evaluate@model: every metric of a system's answers, with n and intervals.   dvc repro evaluate@medim
 
 in   data/pairs, generated/<model>, models/finding_reader
-out  metrics/<model>.json, figures/samples_<model>.png
+out  metrics/<model>.json, figures/samples_<model>/<model>-<dataset>-<task>.png (sheets of its first row)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 
 from medim.evaluation import Evaluation, EvaluationSettings, Reference, as_json, modality_prompts
-from medim.figures import sample_sheet
+from medim.figures import sample_sheets, save_png
 from medim.generation import read_generated
 from medim.metrics.finding_reader import load_finding_reader
 from medim.metrics.java import Meteor
@@ -39,16 +39,16 @@ def main() -> None:
     model = parser.parse_args().model
     params = read_section("evaluate", Section)
     world = world_from_params()
-    metrics, figure = world.metrics(model), world.figure(f"samples_{model}")
+    metrics, sheets = world.metrics(model), world.figures() / f"samples_{model}"
     reader, generated = world.model("finding_reader"), world.generated(model)
     inputs = [world.pairs_folder(), generated, reader]
     with (
-        stage_run("evaluate", model, section=params, inputs=inputs, outputs=[metrics, figure]) as run,
+        stage_run("evaluate", model, section=params, inputs=inputs, outputs=[metrics, sheets]) as run,
         Meteor() as meteor,
     ):
         judge = load_finding_reader(reader).to(device())
         references = {
-            name: Reference(name, world.pairs(name, "test"), world.pairs(trained_as, "train"), judge)
+            name: Reference(name, world.pairs(name, "test"), world.pairs(trained_as, "train"), judge, trained_as)
             for name, trained_as in params.datasets.items()
         }
         samples = [sample for path in sorted(generated.rglob("*.parquet")) for sample in read_generated(path)]
@@ -59,9 +59,10 @@ def main() -> None:
         text = json.dumps({"model": model, "rows": scores}, indent=1, sort_keys=True)
         (run.work / "metrics.json").write_text(text + "\n")
         shown = [sample for sample in samples if sample.row == rows[0]]
-        sample_sheet(shown, references, params.sheet_columns, params.sheet_zoom).save(run.work / "figure.png")
+        for (dataset, task), page in sample_sheets(shown, references, params.sheet_columns, params.sheet_zoom).items():
+            save_png(page, run.work / "sheets" / f"{model}-{dataset}-{task}.png")
         run.place(run.work / "metrics.json", metrics)
-        run.place(run.work / "figure.png", figure)
+        run.place(run.work / "sheets", sheets)
 
 
 if __name__ == "__main__":
