@@ -329,7 +329,7 @@ def _encode(reader: FindingReader, images: Tensor, batch_size: int = 128) -> Rea
 
 
 def _encode_array(reader: FindingReader, images: NDArray[np.uint8]) -> Reading:
-    return _encode(reader, torch.from_numpy(np.ascontiguousarray(images)))
+    return _encode(reader, torch.tensor(images))
 
 
 def features(reader: FindingReader, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -54,7 +54,7 @@ DOMAINS: dict[str, Any] = {
     "dark": Blobs("dark", 20, (Finding("green", True), Finding("blue", False))),
 }
 OPTIM = Optimisation(
-    steps=110, batch_size=32, accumulate=1, lr=8e-3, warmup=10, restarts=1, weight_decay=0.01, beta1=0.9, beta2=0.99,
+    steps=160, batch_size=32, accumulate=1, lr=8e-3, warmup=10, restarts=1, weight_decay=0.01, beta1=0.9, beta2=0.99,
     clip=1.0, ema=0.95, precision="fp32", checkpoint_every=1000, validate_every=0, log_every=80,
 )  # fmt: skip
 CPU = torch.device("cpu")
