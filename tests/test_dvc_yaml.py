@@ -179,7 +179,7 @@ def test_every_stage_depends_on_its_own_code(profile):
 def test_the_command_is_the_stage_with_its_items(profile):
     for instance, body, items in all_instances(PARAMS[profile]):
         options = "".join(f" --{key} {value}" for key, value in items.items())
-        assert filled(body["cmd"], PARAMS[profile], items) == f"python -m stages.{instance.stage}{options}"
+        assert filled(body["cmd"], PARAMS[profile], items) == f"stages/python -m stages.{instance.stage}{options}"
 
 
 def outputs(params):

@@ -1,6 +1,8 @@
 """The README's commands run: each in its cheapest real form, so that the page cannot drift from the project."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +38,42 @@ def test_every_command_of_the_readme_is_known_here():
 def test_the_command_runs(command):
     done = subprocess.run(CHEAP[command], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def shell_without_activation():
+    """What a user's shell has who never activated the environment: no folder of ours on PATH."""
+    folders = [folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder) != BIN]
+    left_out = ("VIRTUAL_ENV", "PYTHONPATH", "CONDA_PREFIX")
+    env = {name: value for name, value in os.environ.items() if name not in left_out}
+    return env | {"PATH": os.pathsep.join(folders), "DVC_NO_ANALYTICS": "1"}
+
+
+def test_dvc_runs_a_stage_with_the_environment_of_setup_though_it_is_not_activated(tmp_path):
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True)
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(("docs/", "dvc.lock")):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv").symlink_to(BIN.parent)
+    env = shell_without_activation() | {"DVC_SITE_CACHE_DIR": str(tmp_path / ".site")}
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run([".venv/bin/python", "-m", "pipeline.profile", "tiny"], cwd=tmp_path, check=True, env=env)
+    done = subprocess.run(
+        [".venv/bin/dvc", "repro", "prepare_data"], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "runs/tiny/data/pairs").is_dir()
+
+
+def test_stages_run_with_the_python_on_path_where_setup_made_none(tmp_path):
+    fake = tmp_path / "bin/python"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\necho "PATH: $*"\n')
+    fake.chmod(0o755)
+    env = shell_without_activation()
+    env["PATH"] = f"{fake.parent}{os.pathsep}{env['PATH']}"
+    done = subprocess.run([ROOT / "stages/python", "-m", "x"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout == "PATH: -m x\n"
 
 
 def test_setup_does_nothing_where_nothing_changed():
