@@ -19,6 +19,8 @@ TINY = "Numbers of the tiny profile mean nothing."
 PAPER_HEADING = "Printed in the paper (other data and models; not measured here)"
 CELL_FIELDS = ("row", "column", "metric", "value", "low", "high", "n", "seeds", "better", "paper")
 TWO_DIGITS = ("FID", "reconstruction FID", "IS", "psnr")
+LARGE = 1000.0  # from here on no digit after the point
+WIDE = 9  # a Markdown table with more columns stands on its side
 
 STYLE = """
 body{font:14px/1.4 Georgia,'Times New Roman',serif;color:#111;background:#fff;margin:1.5em}
@@ -84,7 +86,7 @@ def _number(cell: Mapping[str, Any]) -> tuple[str, str]:
     """A measured cell's value and its interval ('' if none)."""
     if is_gain(cell["row"]):
         return f"{cell['value']:+.1f} %", ""
-    digits = digits_of(cell["metric"])
+    digits = digits_of(cell["metric"]) if abs(cell["value"]) < LARGE else 0
     value = f"{cell['value']:.{digits}f}"
     if cell["low"] is None or cell["high"] is None:
         return value, ""
@@ -115,14 +117,23 @@ def _counts(built: Built) -> dict[str, str]:
 def footnotes(built: Built, notes: Sequence[str]) -> list[str]:
     """Lines below the table: how many examples, what was left out and why, and the caller's notes."""
     lines = [f"{columns}: n = {text}" for text, columns in _counts(built).items()]
-    merged: dict[tuple[str, str], list[str]] = {}
+    return [*lines, *_left_out(built), *notes]
+
+
+def _left_out(built: Built) -> list[str]:
+    """One line a reason: the metrics (of every dataset they are left out on) and the rows that have none."""
+    rows_of: dict[tuple[str, str], list[str]] = {}  # (column, reason) -> rows
     for entry in built["left_out"]:
-        merged.setdefault((entry["column"], entry["why"]), []).append(entry["row"])
+        rows_of.setdefault((entry["column"], entry["why"]), []).append(entry["row"])
+    columns_of: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # (reason, rows) -> metrics
+    for (column, why), rows in rows_of.items():
+        columns_of.setdefault((why, tuple(rows)), []).append(column.partition("/")[2] if "/*" not in column else column)
     every = len(get_table(built["id"]).rows)
-    for (column, why), rows in merged.items():
-        who = "every row" if len(rows) == every else ", ".join(rows)
-        lines.append(f"Left out: {column} of {who}: {why}")
-    return [*lines, *notes]
+    lines = []
+    for (why, left), columns in columns_of.items():
+        who = "every row" if len(left) == every else ", ".join(left)
+        lines.append(f"Left out: {', '.join(dict.fromkeys(columns))} of {who}: {why}")
+    return lines
 
 
 def _intro(built: Built) -> list[str]:
@@ -134,13 +145,7 @@ def render_markdown(built: Built, notes: Sequence[str] = ()) -> str:
     """GitHub Markdown: heading, table, notes, the paper's numbers."""
     banner, *rest = _intro(built) if built["profile"] == "tiny" else ["", *_intro(built)]
     parts = [f"# {_md(built['title'])}"] + ([f"> **{banner}**"] if banner else []) + [" ".join(rest)]
-    columns, cells, best = column_names(built), _by_place(built), best_rows(built)
-    arrows = {c["column"]: "↓" if c["better"] == "lower" else "↑" for c in built["cells"]}
-    body = [
-        [_md(row), *(_md_cell(cells.get((row, column)), (row, column) in best) for column in columns)]
-        for row in row_names(built)
-    ]
-    parts.append(_md_table(["", *(f"{_md(column)} {arrows[column]}" for column in columns)], body))
+    parts += _md_on_its_side(built) if len(column_names(built)) > WIDE else [_md_upright(built)]
     parts += ["\n".join(f"- {_md(line)}" for line in footnotes(built, notes))]
     paper = paper_table(built["id"])
     if paper is not None:
@@ -150,6 +155,42 @@ def render_markdown(built: Built, notes: Sequence[str] = ()) -> str:
             _md_table(["", *map(_md, paper[1])], [[*map(_md, r)] for r in paper[2]]),
         ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _arrows(built: Built) -> dict[str, str]:
+    """Column -> which way is better."""
+    return {c["column"]: "↓" if c["better"] == "lower" else "↑" for c in built["cells"]}
+
+
+def _md_upright(built: Built) -> str:
+    """Systems down, metrics across."""
+    columns, cells, best, arrows = column_names(built), _by_place(built), best_rows(built), _arrows(built)
+    body = [
+        [_md(row), *(_md_cell(cells.get((row, column)), (row, column) in best) for column in columns)]
+        for row in row_names(built)
+    ]
+    return _md_table(["", *(f"{_md(column)} {arrows[column]}" for column in columns)], body)
+
+
+def _md_on_its_side(built: Built) -> list[str]:
+    """A table a dataset, metrics down and systems across: a page is not wide enough for the other way."""
+    cells, best, arrows, rows = _by_place(built), best_rows(built), _arrows(built), row_names(built)
+    groups: dict[str, list[str]] = {}
+    for column in column_names(built):
+        groups.setdefault(column.partition("/")[0], []).append(column)
+    return [
+        _md_table(
+            [f"**{_md(dataset)}**", *map(_md, rows)],
+            [
+                [
+                    f"{_md(column.partition('/')[2])} {arrows[column]}",
+                    *(_md_cell(cells.get((row, column)), (row, column) in best) for row in rows),
+                ]
+                for column in columns
+            ],
+        )
+        for dataset, columns in groups.items()
+    ]
 
 
 def _md_cell(cell: Mapping[str, Any] | None, best: bool) -> str:
@@ -203,8 +244,7 @@ def render_html(built: Built, notes: Sequence[str] = ()) -> str:
 
 
 def _html_measured(built: Built) -> str:
-    columns, cells, best = column_names(built), _by_place(built), best_rows(built)
-    arrows = {c["column"]: "↓" if c["better"] == "lower" else "↑" for c in built["cells"]}
+    columns, cells, best, arrows = column_names(built), _by_place(built), best_rows(built), _arrows(built)
     groups: list[tuple[str, int]] = []
     for column in columns:
         dataset = column.partition("/")[0]

@@ -33,6 +33,7 @@ from pipeline.publish_provenance import (
 
 FIGURE_BYTES = 1_500_000  # largest picture that git should carry
 TABLE_FORMATS = (".json", ".md", ".csv", ".html")
+SHOWN = ("figures/paper/figure4.png", "figures/samples_medim/medim-*.png", "figures/vqgan.png")  # in the README itself
 COSTS = ("instance", "seconds", "peak_bytes", "examples", "parameters")
 
 
@@ -186,7 +187,7 @@ def write_provenance(path: Path, commit: str, costs: Iterable[Mapping[str, Any]]
 
 
 def results_text(results: Path) -> str:
-    """README's block: per published world its main table, figures, links, machine and stale rows."""
+    """README's block: per published world its main table, main figures, links to the others, machine, stale rows."""
     folders = [folder for folder in sorted(results.glob("*")) if (folder / "provenance.json").is_file()]
     folders.sort(key=lambda folder: (folder.name != "phantom", folder.name))
     return "\n" + "\n".join(_world_text(folder) for folder in folders)
@@ -202,14 +203,21 @@ def _world_text(folder: Path) -> str:
     hours = facts["total_seconds"] / 3600
     parts = [f"### World `{facts['world']}`", f"Commit {facts['commit'][:10]}, {device}, {hours:.1f} hours in all."]
     main = folder / "tables" / "mission.md"
-    parts += [main.read_text(encoding="utf-8").strip()] if main.is_file() else []
+    parts += [main.read_text(encoding="utf-8").strip().replace("# ", "#### ", 1)] if main.is_file() else []
     others = [path for path in sorted((folder / "tables").glob("*.md")) if path != main]
     titles = [(json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["title"], path) for path in others]
-    parts += ["\n".join(f"- [{title}]({path.as_posix()})" for title, path in titles)] if titles else []
-    parts += [f"![{path.stem}]({path.as_posix()})" for path in sorted((folder / "figures").rglob("*.png"))]
+    shown = [path for pattern in SHOWN for path in sorted(folder.glob(pattern)) if "_ood" not in path.name]
+    rest = [path for path in sorted((folder / "figures").rglob("*.png")) if path not in shown]
+    parts += ["Tables: " + _links(titles)] if titles else []
+    parts += [f"![{path.stem}]({path.as_posix()})" for path in shown]
+    parts += ["More figures: " + _links((path.stem, path) for path in rest)] if rest else []
     old = [f"- `{name}` is stale: {', '.join(row['stale'])}" for name, row in rows.items() if row["stale"]]
     parts += ["Rows that this commit would make differently:\n\n" + "\n".join(old)] if old else []
     return "\n\n".join(parts) + "\n"
+
+
+def _links(named: Iterable[tuple[str, Path]]) -> str:
+    return ", ".join(f"[{name}]({path.as_posix()})" for name, path in named)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -218,6 +218,27 @@ def test_markdown_shows_values_holes_and_the_papers_numbers_apart():
     assert "note of the caller" in measured and "n = 500" in measured
 
 
+def test_a_wide_table_stands_on_its_side_with_one_part_a_dataset():
+    text = table_render.render_markdown(build_table(get_table("mission"), {}, WORLD))
+    heads = [line for line in text.splitlines() if line.startswith("| **")]
+    rows = " | ".join(name.replace("_", "\\_") for name in (r.name for r in get_table("mission").rows))
+    assert heads == [f"| **phantom\\_cxr** | {rows} |", f"| **phantom\\_pathology** | {rows} |"]
+    lines = [line.split(" | ")[0] for line in text.splitlines()]
+    assert lines.count("| joint/finding\\_f1 ↑") == lines.count("| vqgan/psnr ↑") == 2
+
+
+def test_what_is_left_out_for_one_reason_is_one_line():
+    notes = table_render.footnotes(build_table(get_table("mission"), {}, WORLD), ())
+    (line,) = [note for note in notes if "how good the image tokenizer is" in note]
+    assert line.startswith("Left out: vqgan/finding_f1_ratio, vqgan/finding_f1_ratio_worst, vqgan/psnr of trivial: c")
+
+
+def test_large_numbers_have_no_digits_after_the_point():
+    metrics = {"medim": model("MeDiM", **{"phantom_cxr/report_to_image/FID (phantom features)": 1234.56})}
+    built = build_table(get_table("table1"), metrics, WORLD)
+    assert "| 1235 |" in table_render.render_markdown(built)
+
+
 def test_tiny_says_that_its_numbers_mean_nothing():
     for render in (table_render.render_markdown, table_render.render_html):
         assert table_render.TINY in render(example("tiny"))
