@@ -175,7 +175,7 @@ class MeDiMTrainee:
 def validation_nelbo(model: MeDiM, val: Mapping[str, Tokens], settings: MeDiMSettings, chunk: int) -> dict[str, float]:
     """`<dataset>/<task>` -> nats per token of the NELBO (Eq. 6, uncapped) on the first `val_pairs` pairs.
 
-    Masks and times are fixed, the same at every step and in every training; the prompt is predicted too.
+    Masks and times are fixed, the same at every step and in every training; the prompt and EOS are predicted too.
 
     Args:
         chunk: pairs per network call.
@@ -185,8 +185,8 @@ def validation_nelbo(model: MeDiM, val: Mapping[str, Tokens], settings: MeDiMSet
         num = min(settings.val_pairs, len(tokens))
         for task, state in TASK_STATES.items():
             loss = replace(
-                settings.loss, states={state: 1.0}, prompt_keep=0.0, condition_dropout=0.0, weighting="nelbo",
-                complementary=False,
+                settings.loss, states={state: 1.0}, prompt_keep=0.0, length_known=0.0, condition_dropout=0.0,
+                weighting="nelbo", complementary=False,
             )  # fmt: skip
             generator = torch.Generator().manual_seed(VALIDATION_SEED)
             parts = [

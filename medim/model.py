@@ -47,6 +47,7 @@ class LossSettings:
 
     states: Mapping[str, float]  # share of each training state, see medim.diffusion.states
     prompt_keep: float  # probability that the prompt stays clean where the report is noisy
+    length_known: float  # probability that every EOS stays clean where the report is noisy
     condition_dropout: float  # probability that a condition is hidden; what guidance subtracts
     sampling_eps: float  # smallest time
     weighting: str  # nelbo | min_cap | softmin_cap
@@ -133,9 +134,11 @@ class MeDiM(nn.Module):
         batch = batch.to(self.device)
         x0 = self.sequence(batch.text, batch.image)  # (B, L)
         state = assign_states(settings.states, len(x0), generator)
+        report_tokens = (batch.text != self.tokenizer.eos_id).int().cumprod(1).sum(1)  # (B,) before the first EOS
         maps = state_maps(
-            state, batch.prompt_tokens, self.space, settings.prompt_keep, settings.condition_dropout, generator
-        )
+            state, batch.prompt_tokens, report_tokens, self.space, settings.prompt_keep, settings.length_known,
+            settings.condition_dropout, generator,
+        )  # fmt: skip
         noisy = self.noisy(x0, maps, settings, generator)
         logits = self(noisy.xt, noisy.t, noisy.masked)
         return nelbo(

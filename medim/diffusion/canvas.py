@@ -97,6 +97,23 @@ class Canvas:
         """(B,) float64 share of the initially unknown tokens that is still unknown: from 1 down to 0."""
         return self.unknown.sum(1).double() / self.initially.sum(1).clamp(min=1)
 
+    def log_probabilities(
+        self, denoise: Denoise, rows: Tensor, wanted: Tensor, t: Tensor, clock: Tensor, settings: SamplerSettings
+    ) -> ModalityLogits:
+        """Guided log-probabilities at the wanted positions, EOS impossible where it must not stand; see `propose`."""
+        xt = self.x[rows]
+        null = None
+        if settings.text_guidance > 0 or settings.image_guidance > 0:
+            null = Null(
+                xt.masked_fill(self.null[rows], self.space.mask_id),
+                *(
+                    guidance_weight(w, settings.guidance_ramp, clock)
+                    for w in (settings.text_guidance, settings.image_guidance)
+                ),
+            )
+        self.num_evaluations[rows] += 1 + guided_rows(xt, null).long()
+        return self._without_eos(predict(denoise, xt, t, wanted, self.space, null), rows, wanted)
+
     def propose(
         self, denoise: Denoise, rows: Tensor, wanted: Tensor, t: Tensor, clock: Tensor, u: Tensor,
         settings: SamplerSettings,
@@ -116,17 +133,7 @@ class Canvas:
             (b, L) shared ids and (b, L) log-probabilities at temperature 1; mask_id and 0 where not wanted.
         """
         xt = self.x[rows]
-        null = None
-        if settings.text_guidance > 0 or settings.image_guidance > 0:
-            null = Null(
-                xt.masked_fill(self.null[rows], self.space.mask_id),
-                *(
-                    guidance_weight(w, settings.guidance_ramp, clock)
-                    for w in (settings.text_guidance, settings.image_guidance)
-                ),
-            )
-        log_p = self._without_eos(predict(denoise, xt, t, wanted, self.space, null), rows, wanted)
-        self.num_evaluations[rows] += 1 + guided_rows(xt, null).long()
+        log_p = self.log_probabilities(denoise, rows, wanted, t, clock, settings)
         ids = torch.full_like(xt, self.space.mask_id)
         log_prob = torch.zeros(xt.shape, dtype=torch.float64, device=xt.device)
         for part, map_, temperature, top_p in (
@@ -140,7 +147,7 @@ class Canvas:
         return ids, log_prob
 
     def _without_eos(self, log_p: ModalityLogits, rows: Tensor, wanted: Tensor) -> ModalityLogits:
-        """EOS forbidden where a given word follows."""
+        """EOS forbidden where a given word follows, or the length is known."""
         if self.space.eos_id is None:
             return log_p
         banned = self.no_eos[rows][wanted & self.text]  # (N_text,)
@@ -150,7 +157,7 @@ class Canvas:
         text[banned, self.space.eos_id] = -math.inf
         return ModalityLogits(text.log_softmax(-1), log_p.image)
 
-    def fill(self, rows: Tensor, commit: Tensor, ids: Tensor, log_prob: Tensor, step: int) -> None:
+    def fill(self, rows: Tensor, commit: Tensor, ids: Tensor, log_prob: Tensor, step: int | Tensor) -> None:
         """Write tokens; what was given or already filled never changes.
 
         Args:
@@ -158,7 +165,7 @@ class Canvas:
             commit: (b, L) bool.
             ids: (b, L).
             log_prob: (b, L).
-            step: number of this evaluation.
+            step: number of this evaluation, or (b, 1).
         """
         commit = commit & self.unknown[rows]
         self.x[rows] = torch.where(commit, ids, self.x[rows])

@@ -25,6 +25,7 @@ from medim.diffusion.counts import spread, token_counts
 from medim.diffusion.denoise import Denoise
 from medim.diffusion.draw import uniforms
 from medim.diffusion.first_hitting import fill_first_hitting
+from medim.diffusion.length import draw_lengths
 from medim.diffusion.order import scores, static_scores
 from medim.diffusion.schedule import Schedule
 from medim.diffusion.settings import SamplerSettings, official_settings
@@ -72,7 +73,7 @@ def sample(
 
 
 def fill_maskgit(canvas: Canvas, denoise: Denoise, settings: SamplerSettings, noise: Schedule) -> None:
-    """Draw all unknown tokens, keep some, repeat.
+    """Draw all unknown tokens, keep some, repeat; before that the lengths of reports, where they come first.
 
     Args:
         canvas: filled in place.
@@ -81,6 +82,9 @@ def fill_maskgit(canvas: Canvas, denoise: Denoise, settings: SamplerSettings, no
         noise: used if settings.time is `fraction`.
     """
     device, length = canvas.x.device, canvas.x.shape[1]
+    before = torch.zeros_like(canvas.num_evaluations)  # (B,) evaluations before the first of the plan
+    if settings.text_length == "first":
+        before = draw_lengths(canvas, denoise, settings, noise)
     plans = batch_plans(canvas, settings)  # (B, G, E)
     static = static_scores(
         canvas.space.layout, settings.image_order, uniforms(canvas.generators, 1, 1, device)[0, :, 0]
@@ -102,7 +106,7 @@ def fill_maskgit(canvas: Canvas, denoise: Denoise, settings: SamplerSettings, no
         )
         planned = plans[rows, :, step] if step < plans.shape[2] else torch.zeros_like(plans[rows, :, 0])
         commit = choose(rank, log_prob.exp(), unknown, planned, group_maps(canvas, settings), settings)
-        canvas.fill(rows, commit, ids, log_prob, step)
+        canvas.fill(rows, commit, ids, log_prob, before[rows, None] + step)
 
 
 def choose(

@@ -10,6 +10,7 @@ from medim.diffusion.order import IMAGE_ORDERS, TEXT_ORDERS
 METHODS = ("maskgit", "ancestral", "first_hitting")
 POOLS = ("modality", "joint")
 TIMES = ("fraction", "linspace")
+LENGTHS = ("free", "first")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class SamplerSettings:
         text_top_p, image_top_p: nucleus, in (0, 1].
         text_guidance, image_guidance: w >= 0 of classifier-free guidance at report and picture positions.
         guidance_ramp: `constant`, or `linear` from 0 to w.
+        text_length: `first` draws a report's length from P(EOS) before its words (one evaluation, see
+            `length.draw_lengths`); `free` lets EOS be drawn like any token (official: there is no EOS).
         eos_fills: at the end, what follows the first EOS of a report is overwritten by EOS (given tokens stay).
     """
 
@@ -63,6 +66,7 @@ class SamplerSettings:
     text_guidance: float
     image_guidance: float
     guidance_ramp: str
+    text_length: str
     eos_fills: bool
 
     def __post_init__(self) -> None:
@@ -85,7 +89,7 @@ class SamplerSettings:
         choices: dict[str, tuple[str, ...]] = {
             "method": METHODS, "pool": POOLS, "time": TIMES, "text_schedule": SCHEDULE_NAMES,
             "image_schedule": SCHEDULE_NAMES, "text_order": TEXT_ORDERS, "image_order": IMAGE_ORDERS,
-            "text_commit": COMMITS, "image_commit": COMMITS, "guidance_ramp": RAMPS,
+            "text_commit": COMMITS, "image_commit": COMMITS, "guidance_ramp": RAMPS, "text_length": LENGTHS,
         }  # fmt: skip
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -138,5 +142,5 @@ def official_settings(steps: int) -> SamplerSettings:
         text_order="confidence", image_order="confidence", choice_temperature=10.0,
         text_commit="count", image_commit="count", text_commit_level=0.0, image_commit_level=0.0,
         text_temperature=1.0, image_temperature=1.0, text_top_p=1.0, image_top_p=1.0,
-        text_guidance=5.0, image_guidance=5.0, guidance_ramp="linear", eos_fills=False,
+        text_guidance=5.0, image_guidance=5.0, guidance_ramp="linear", text_length="free", eos_fills=False,
     )  # fmt: skip

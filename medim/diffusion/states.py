@@ -62,16 +62,19 @@ def assign_states(fractions: Mapping[str, float], num: int, generator: torch.Gen
 
 
 def state_maps(
-    state: Tensor, prompt_tokens: Tensor, space: TokenSpace, prompt_keep: float, condition_dropout: float,
-    generator: torch.Generator,
+    state: Tensor, prompt_tokens: Tensor, report_tokens: Tensor, space: TokenSpace, prompt_keep: float,
+    length_known: float, condition_dropout: float, generator: torch.Generator,
 ) -> StateMaps:  # fmt: skip
     """Maps of a batch.
 
     Args:
         state: (B,) see `assign_states`.
         prompt_tokens: (B,) int64, leading report tokens that are the prompt.
+        report_tokens: (B,) int64, report tokens before the first EOS.
         space: alphabet and layout.
         prompt_keep: probability that the prompt stays clean where the report is noisy (official: .1).
+        length_known: probability that every EOS stays clean where the report is noisy: what the sampler sees after
+            it has drawn the length first (official: there is no EOS).
         condition_dropout: probability that the condition of a `..._given_...` state is hidden, which turns it into the
             `..._alone` state; this is what the second pass of guidance sees.
         generator: on the CPU.
@@ -79,23 +82,25 @@ def state_maps(
     Raises:
         ValueError: a probability outside [0, 1].
     """
-    for name, value in (("prompt_keep", prompt_keep), ("condition_dropout", condition_dropout)):
+    shares = {"prompt_keep": prompt_keep, "length_known": length_known, "condition_dropout": condition_dropout}
+    for name, value in shares.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must lie in [0, 1], got {value} (params.yaml)")
     device = prompt_tokens.device
     state = state.to(device)
-    u = torch.rand(2, len(state), generator=generator, dtype=torch.float64).to(device)
+    u = torch.rand(3, len(state), generator=generator, dtype=torch.float64).to(device)
     dropped = u[0] < condition_dropout
     state = torch.where(dropped & (state == REPORT_GIVEN_PICTURE), REPORT_ALONE, state)
     state = torch.where(dropped & (state == PICTURE_GIVEN_REPORT), PICTURE_ALONE, state)
     text, image = space.is_text.to(device), space.is_image.to(device)  # (L,)
     index = torch.arange(space.layout.length, device=device) - space.layout.text.start
     prompt = text & (index < prompt_tokens[:, None]) & (u[1] < prompt_keep)[:, None]  # (B, L)
+    end = text & (index >= report_tokens[:, None]) & (u[2] < length_known)[:, None]  # (B, L)
 
     def among(*states: int) -> Tensor:
         return torch.isin(state, torch.tensor(states, device=device))[:, None]  # (B, 1)
 
-    maskable = text & ~prompt & among(JOINT, REPORT_GIVEN_PICTURE, REPORT_ALONE)
+    maskable = text & ~prompt & ~end & among(JOINT, REPORT_GIVEN_PICTURE, REPORT_ALONE)
     maskable = maskable | (image & among(JOINT, PICTURE_GIVEN_REPORT, PICTURE_ALONE))
     hidden = (image & among(REPORT_ALONE)) | (text & among(PICTURE_ALONE))
     return StateMaps(maskable, hidden, ~(maskable | hidden), state)

@@ -90,7 +90,7 @@ def test_validation_is_the_same_whenever_it_is_asked(tmp_path):
 def test_nats_per_token_is_a_mean_over_tokens(tmp_path):
     data = tiny.data(tmp_path / "tokens")
     model = build_medim(data, tiny.settings(), 7, None)
-    loss = replace(tiny.LOSS, states={"joint": 1.0}, prompt_keep=0.0)
+    loss = replace(tiny.LOSS, states={"joint": 1.0}, prompt_keep=0.0, length_known=0.0)
     part = model.loss(data.val["a"].batch(np.arange(2)), loss, torch.Generator().manual_seed(0))
     nats = float(part.text.sum() + part.image.sum())
     assert nats_per_token([part, part]) == pytest.approx(nats / (2 * (20 + 9)))

@@ -27,7 +27,7 @@ DECODER = {
 }  # fmt: skip
 BACKBONE = BackboneSettings(DECODER, False, "t", "full", "identity", True, True, False)
 LOSS = LossSettings(
-    {"joint": 0.5, "report_given_picture": 0.25, "picture_given_report": 0.25}, 0.1, 0.1, 1e-3, "softmin_cap", 5.0,
+    {"joint": 0.5, "report_given_picture": 0.25, "picture_given_report": 0.25}, 0.1, 0.5, 0.1, 1e-3, "softmin_cap", 5.0,
     1.0, 0.6, False,
 )  # fmt: skip
 OPTIM = Optimisation(
@@ -39,7 +39,7 @@ SAMPLER = SamplerSettings(
     text_schedule="cosine", image_schedule="cosine", text_shift=1.0, image_shift=1.0, text_order="random",
     image_order="random", choice_temperature=1.0, text_commit="count", image_commit="count", text_commit_level=0.0,
     image_commit_level=0.0, text_temperature=1.0, image_temperature=1.0, text_top_p=1.0, image_top_p=1.0,
-    text_guidance=0.0, image_guidance=0.0, guidance_ramp="constant", eos_fills=True,
+    text_guidance=0.0, image_guidance=0.0, guidance_ramp="constant", text_length="free", eos_fills=True,
 )  # fmt: skip
 
 

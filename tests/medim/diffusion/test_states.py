@@ -55,9 +55,9 @@ def test_wrong_mixtures_are_refused(bad):
         assign_states(bad, 4, gen())
 
 
-def maps(space, state, keep=0.0, dropout=0.0, num=64):
+def maps(space, state, keep=0.0, dropout=0.0, known=0.0, num=64):
     states = torch.full((num,), state)
-    return state_maps(states, torch.full((num,), 3), space, keep, dropout, gen())
+    return state_maps(states, torch.full((num,), 3), torch.full((num,), 6), space, keep, known, dropout, gen())
 
 
 def test_the_maps_are_a_partition(space):
@@ -90,6 +90,15 @@ def test_the_prompt_is_kept_with_its_probability_where_the_report_is_noisy(space
         assert torch.equal(kept[:, 0], kept[:, 2])
         assert float(kept[:, 0].float().mean()) == pytest.approx(0.3, abs=0.03)
     assert bool(maps(space, PICTURE_ALONE, keep=1.0).hidden[:, space.layout.text].all())
+
+
+def test_the_end_is_kept_with_its_probability_where_the_report_is_noisy(space):
+    for state in (JOINT, REPORT_GIVEN_PICTURE, REPORT_ALONE):
+        kept = maps(space, state, known=0.4, num=4000).keep[:, space.layout.text]
+        assert not kept[:, :6].any()
+        assert torch.equal(kept[:, 6], kept[:, -1])
+        assert float(kept[:, 6].float().mean()) == pytest.approx(0.4, abs=0.03)
+    assert bool(maps(space, PICTURE_ALONE, known=1.0).hidden[:, space.layout.text].all())
 
 
 def test_condition_dropout_hides_the_whole_condition(space):
