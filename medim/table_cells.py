@@ -33,7 +33,7 @@ def build_table(table: Table, metrics: Metrics, world: World) -> dict[str, Any]:
 
     Returns:
         `cells`: {row, column, metric, value, low, high, n, seeds, better, paper}, value null = not measured.
-        `left_out`: {row, column, why}: what this world lacks or what makes no sense.
+        `left_out`: {row, column, why}: datasets that this world lacks, and cells that make no sense for their row.
 
     Raises:
         KeyError: a metrics file lacks the row that the table wants from it.
@@ -47,9 +47,8 @@ def build_table(table: Table, metrics: Metrics, world: World) -> dict[str, Any]:
     ]
     for column in table.columns(world):
         measured = _column(table.rows, column, metrics)
-        why = _why_column_is_left_out(table.rows, column, metrics, list(measured.values()))
         for row in table.rows:
-            reason = next((text for part, text in row.leaves_out.items() if part in column.keys[0]), why)
+            reason = next((text for part, text in row.leaves_out.items() if part in column.keys[0]), None)
             if reason is not None:
                 left_out.append({"row": row.name, "column": column.name, "why": reason})
             else:
@@ -63,21 +62,6 @@ def _cell(table: Table, row: Row, column: Column, measured: Measured) -> dict[st
         "high": measured.high, "n": measured.n, "seeds": measured.seeds, "better": column.better,
         "paper": printed_value(table.id, row.name, column.printed),
     }  # fmt: skip
-
-
-def _why_column_is_left_out(
-    rows: Sequence[Row], column: Column, metrics: Metrics, found: Sequence[Measured]
-) -> str | None:
-    """A column without a number, though some row answered its question on its dataset, cannot be measured here."""
-    if any(one.value is not None for one in found):
-        return None
-    questions = [key.rpartition("/")[0] + "/" for key in column.keys]
-    for row in rows:
-        for source in row.sources:
-            keys = {key for model in _models(source, metrics) for key in _entries(model, source.row, metrics)}
-            if all(any(key.startswith(question) for key in keys) for question in questions):
-                return "this world can measure it for no row"
-    return None
 
 
 def _column(rows: Sequence[Row], column: Column, metrics: Metrics) -> dict[str, Measured]:

@@ -172,12 +172,14 @@ def test_medim_never_takes_a_trivial_rows_numbers():
     assert cell(built, "MeDiM", "phantom_cxr/image_to_report/finding_f1")["value"] is None
 
 
-def test_what_a_world_can_measure_for_no_row_is_left_out():
-    keys = {"phantom_cxr/image_to_report/BLEU-1 (nltk)": 0.5, "phantom_cxr/image_to_report/METEOR (coco)": entry(None)}
-    built = build_table(get_table("table7"), {"medim": model("MeDiM", **keys)}, WORLD)
-    columns = {c["column"] for c in built["cells"]}
-    assert "phantom_cxr/BLEU-1 (nltk)" in columns and "phantom_cxr/METEOR (coco)" not in columns
-    assert {e["why"] for e in built["left_out"]} == {"this world can measure it for no row"}
+def test_what_a_world_can_measure_for_no_row_stands_there_as_not_measured():
+    keys = {"chest/image_to_report/BLEU-1 (nltk)": 0.5, "chest/image_to_report/METEOR (coco)": entry(None)}
+    world = World("folder", "chest", "histology", None, drawn=False)
+    built = build_table(get_table("table7"), {"medim": model("MeDiM", **keys)}, world)
+    assert {c["column"] for c in built["cells"] if c["value"] is not None} == {"chest/BLEU-1 (nltk)"}
+    assert cell(built, "MeDiM", "chest/METEOR (coco)")["value"] is None
+    mission = build_table(get_table("mission"), {"medim": model("MeDiM", **keys)}, world)
+    assert cell(mission, "MeDiM", "chest/image_to_report/finding_f1")["value"] is None
 
 
 def test_a_world_without_a_dataset_says_so():
@@ -291,7 +293,8 @@ def test_html_is_well_formed_and_bold_is_the_best():
     parser.feed(page)
     assert parser.open == []
     medim = next(row for row in parser.rows if row[0] == "MeDiM")
-    assert medim == ["MeDiM", "10.009.00–11.00"] and ["SDM", "not measured"] in parser.rows
+    empty = ["not measured"] * (len(medim) - 2)
+    assert medim == ["MeDiM", "10.009.00–11.00", *empty] and ["SDM", "not measured", *empty] in parser.rows
     assert "<b>10.00</b>" in page and "<b>20.00</b>" not in page and "white-space:nowrap" in page
 
 
