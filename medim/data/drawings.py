@@ -8,7 +8,6 @@ Lengths are fractions of the picture's side; subjects and objects are indices in
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
@@ -20,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medim.data.domain import Finding, Grammar, Rendered
-from medim.pairs import Pair, encode_png
+from medim.data.scene import patient_pairs
+from medim.pairs import Pair
 
 Map = NDArray[np.floating[Any]]
 
@@ -236,20 +236,7 @@ class Drawings:
 
     def pairs(self, seed: int, patient: int, size: int) -> Iterator[Pair]:
         """The drawing as a pair; one "patient" is one drawing."""
-        for scene in self.studies(seed, patient):
-            pair_id = f"{self.name}-{patient:07d}-{scene['study']}"
-            yield Pair(
-                pair_id=pair_id,
-                study_id=pair_id,
-                patient_id=f"{self.name}-{patient:07d}",
-                dataset=self.name,
-                source=f"{self.name} seed {seed}",
-                image=encode_png(self.render(scene, size).image),
-                prompt=self.prompt(scene),
-                report=self.report(scene),
-                findings=json.dumps(self.truth(scene)),
-                scene=json.dumps(scene),
-            )
+        return patient_pairs(self, seed, patient, size)
 
 
 def _place(rng: random.Random, look: tuple[str, str], quarter: int) -> dict[str, Any]:

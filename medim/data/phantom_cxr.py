@@ -9,7 +9,6 @@ Radiological convention: the patient's left is on the picture's right.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ from medim.data.cxr_findings import PAINTERS
 from medim.data.cxr_scene import STRENGTH, draw_patient, draw_study
 from medim.data.cxr_words import HOME
 from medim.data.cxr_words_ood import AWAY
-from medim.data.domain import SIDES, Rendered, labels_of, without_side
+from medim.data.domain import SIDES, Grammar, Rendered, labels_of, without_side
 from medim.data.report_grammar import ReportGrammar
-from medim.pairs import Pair, encode_masks, encode_png
+from medim.data.scene import patient_pairs, scene_truth, with_state
+from medim.pairs import Pair
 
 NAMED = 0.45  # share of studies that may name region and condition in the prompt; 0.4 have one to name
 FINDINGS = tuple(phrases.finding for phrases in HOME.phrases)
@@ -51,7 +51,8 @@ class PhantomCXR:
     findings = FINDINGS
 
     def __init__(self, name: str, site: Site, grammar: ReportGrammar) -> None:
-        self.name, self.site, self.grammar = name, site, grammar
+        self.name, self.site, self.writer = name, site, grammar
+        self.grammar: Grammar = grammar
 
     def studies(self, seed: int, patient: int) -> list[dict[str, Any]]:
         """The scenes of a patient's 1-3 studies: one body, findings that come and go."""
@@ -92,7 +93,7 @@ class PhantomCXR:
 
     def report(self, scene: Mapping[str, Any]) -> str:
         """One line of prose; wording from the scene's `word_seed`, zones and sizes from its sites."""
-        return self.grammar.write(
+        return self.writer.write(
             self.truth(scene), random.Random(scene["word_seed"]), scene["sites"], prior=scene["prior"]
         )
 
@@ -111,7 +112,7 @@ class PhantomCXR:
 
     def truth(self, scene: Mapping[str, Any]) -> dict[str, str]:
         """Findings of the scene, in the order of the labels: label -> 'uncertain' or 'present'."""
-        return {label: scene["findings"][label]["state"] for label in LABELS if label in scene["findings"]}
+        return scene_truth(scene, LABELS)
 
     def change(self, scene: Mapping[str, Any], label: str, state: str) -> dict[str, Any]:
         """The same study with one finding's state changed; the picture differs only inside that finding's mask.
@@ -119,31 +120,11 @@ class PhantomCXR:
         Raises:
             KeyError: no such label or state.
         """
-        if label not in LABELS or state not in ("absent", *STRENGTH):
-            raise KeyError(f"no finding {label!r} in state {state!r}; labels: {', '.join(LABELS)}")
-        findings = {key: value for key, value in scene["findings"].items() if key != label}
-        if state != "absent":
-            findings[label] = {"state": state, "strength": round(sum(STRENGTH[state]) / 2, 3)}
-        return {**scene, "findings": findings}
+        return with_state(scene, label, state, LABELS, STRENGTH)
 
     def pairs(self, seed: int, patient: int, size: int) -> Iterator[Pair]:
         """The patient's studies as pairs with scene and masks."""
-        for scene in self.studies(seed, patient):
-            drawn = self.render(scene, size)
-            pair_id = f"{self.name}-{patient:07d}-{scene['study']}"
-            yield Pair(
-                pair_id=pair_id,
-                study_id=pair_id,
-                patient_id=f"{self.name}-{patient:07d}",
-                dataset=self.name,
-                source=f"{self.name} seed {seed}",
-                image=encode_png(drawn.image),
-                prompt=self.prompt(scene),
-                report=self.report(scene),
-                findings=json.dumps(self.truth(scene)),
-                scene=json.dumps(scene),
-                masks=encode_masks(drawn.masks),
-            )
+        return patient_pairs(self, seed, patient, size)
 
 
 DOMAIN = {

@@ -8,7 +8,6 @@ Every label has a site, also where it is absent, so that `change` can redraw a t
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -21,7 +20,8 @@ from medim.data.domain import Finding, Grammar, Rendered
 from medim.data.pathology_draw import EOSIN, HEMATOXYLIN, ORGANS, draw_tile
 from medim.data.pathology_findings import PAINTERS
 from medim.data.pathology_words import GRAMMAR, write_report
-from medim.pairs import Pair, encode_masks, encode_png
+from medim.data.scene import patient_pairs, scene_truth, with_state
+from medim.pairs import Pair
 
 LABELS = tuple(PAINTERS)
 STRENGTH = {"uncertain": (0.40, 0.50), "present": (0.86, 1.0)}  # do not overlap: the picture tells the two apart
@@ -107,8 +107,8 @@ class PhantomPathology:
         return f"{head}, {present[int(scene['named'] / NAMED * len(present))]}"
 
     def truth(self, scene: Mapping[str, Any]) -> dict[str, str]:
-        """Findings of the scene, in the order of LABELS: label -> 'uncertain' or 'present'."""
-        return {label: scene["findings"][label]["state"] for label in LABELS if label in scene["findings"]}
+        """Findings of the scene, in the order of the labels: label -> 'uncertain' or 'present'."""
+        return scene_truth(scene, LABELS)
 
     def change(self, scene: Mapping[str, Any], label: str, state: str) -> dict[str, Any]:
         """The same tile with one finding's state changed; the picture differs only inside that finding's mask.
@@ -116,31 +116,11 @@ class PhantomPathology:
         Raises:
             KeyError: no such label or state.
         """
-        if label not in LABELS or state not in ("absent", *STRENGTH):
-            raise KeyError(f"no finding {label!r} in state {state!r}; labels: {', '.join(LABELS)}")
-        findings = {key: value for key, value in scene["findings"].items() if key != label}
-        if state != "absent":
-            findings[label] = {"state": state, "strength": round(sum(STRENGTH[state]) / 2, 3)}
-        return {**scene, "findings": findings}
+        return with_state(scene, label, state, LABELS, STRENGTH)
 
     def pairs(self, seed: int, patient: int, size: int) -> Iterator[Pair]:
         """The patient's studies as pairs with scene and masks."""
-        for scene in self.studies(seed, patient):
-            drawn = self.render(scene, size)
-            pair_id = f"{self.name}-{patient:07d}-{scene['study']}"
-            yield Pair(
-                pair_id=pair_id,
-                study_id=pair_id,
-                patient_id=f"{self.name}-{patient:07d}",
-                dataset=self.name,
-                source=f"{self.name} seed {seed}",
-                image=encode_png(drawn.image),
-                prompt=self.prompt(scene),
-                report=self.report(scene),
-                findings=json.dumps(self.truth(scene)),
-                scene=json.dumps(scene),
-                masks=encode_masks(drawn.masks),
-            )
+        return patient_pairs(self, seed, patient, size)
 
 
 def _draw_study(rng: np.random.Generator, organ: str) -> dict[str, Any]:
