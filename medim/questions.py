@@ -26,6 +26,7 @@ from torch import Tensor
 from medim.diffusion.sampler import SampleResult, SamplerSettings, sample, seeded_generators
 from medim.model import MeDiM
 from medim.pairs import PROMPT_END, Pair, full_text, load_images, split_prompt
+from medim.precision import use_bf16
 from medim.systems import TASKS, Sample
 from medim.tokenizers.vqgan import VQGAN, load_vqgan
 
@@ -129,9 +130,11 @@ class Questions:
 
     def _finish(self, x: Tensor, seeds: Sequence[int]) -> Answers:
         """Fill the [MASK] of x (B, L) and read the pairs."""
-        result: SampleResult = sample(
-            self.model, x, self.model.space, self.settings, seeded_generators(seeds), self.model.schedule
-        )
+        device = self.model.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(self.settings.precision, device)):
+            result: SampleResult = sample(
+                self.model, x, self.model.space, self.settings, seeded_generators(seeds), self.model.schedule
+            )
         layout = self.model.layout
         codes = self.model.vocab.to_codes(result.x[:, layout.image])
         decoded = self.vqgan.decode(codes.to(next(self.vqgan.parameters()).device))

@@ -24,6 +24,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from medim.precision import use_bf16
+
 OnLog = Callable[[int, Mapping[str, float]], None]
 
 
@@ -78,22 +80,6 @@ def lr_factor(step: int, optim: Optimisation) -> float:
         return (step + 1) / optim.warmup
     progress = (step - optim.warmup) / max(1, optim.steps - optim.warmup)
     return 0.5 * (1 + math.cos(math.pi * ((progress * optim.restarts) % 1.0))) if progress < 1 else 0.0
-
-
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to autocast to bfloat16: `auto` does where the processor multiplies it natively.
-
-    Raises:
-        ValueError: unknown precision.
-    """
-    if precision not in ("auto", "bf16", "fp32"):
-        raise ValueError(f"precision must be auto, bf16 or fp32, got {precision!r} (params.yaml)")
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.is_file() and "avx512_bf16" in cpuinfo.read_text()
 
 
 def step_seed(seed: int, step: int, part: int = 0) -> int:

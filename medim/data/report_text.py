@@ -21,8 +21,8 @@ def decode_report(data: bytes) -> tuple[str, bool]:
 
 def one_line(text: str) -> str:
     """NFC, no control or format characters, every run of white space (CR, U+0085, U+2028 too) one blank."""
-    spaced = " ".join(unicodedata.normalize("NFC", text).split())
-    return "".join(c for c in spaced if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co"))
+    kept = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co"))
+    return " ".join(unicodedata.normalize("NFC", kept).split())
 
 
 def is_empty(report: str) -> bool:

@@ -6,6 +6,7 @@ from medim.diffusion.commit import COMMITS
 from medim.diffusion.counts import SCHEDULE_NAMES
 from medim.diffusion.guidance import RAMPS
 from medim.diffusion.order import IMAGE_ORDERS, TEXT_ORDERS
+from medim.precision import PRECISIONS
 
 METHODS = ("maskgit", "ancestral", "first_hitting")
 POOLS = ("modality", "joint")
@@ -40,6 +41,8 @@ class SamplerSettings:
         text_length: `first` draws a report's length from P(EOS) before its words (one evaluation, see
             `length.draw_lengths`); `free` lets EOS be drawn like any token (official: there is no EOS).
         eos_fills: at the end, what follows the first EOS of a report is overwritten by EOS (given tokens stay).
+        precision: of the network, `auto`, `bf16` or `fp32` (see medim.precision); draws are float64 always. Obeyed by
+            `medim.questions`; `sampler.sample` computes as it is told by its caller.
     """
 
     method: str
@@ -68,6 +71,7 @@ class SamplerSettings:
     guidance_ramp: str
     text_length: str
     eos_fills: bool
+    precision: str
 
     def __post_init__(self) -> None:
         """Check every value and the combinations that contradict each other.
@@ -90,6 +94,7 @@ class SamplerSettings:
             "method": METHODS, "pool": POOLS, "time": TIMES, "text_schedule": SCHEDULE_NAMES,
             "image_schedule": SCHEDULE_NAMES, "text_order": TEXT_ORDERS, "image_order": IMAGE_ORDERS,
             "text_commit": COMMITS, "image_commit": COMMITS, "guidance_ramp": RAMPS, "text_length": LENGTHS,
+            "precision": PRECISIONS,
         }  # fmt: skip
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -143,4 +148,5 @@ def official_settings(steps: int) -> SamplerSettings:
         text_commit="count", image_commit="count", text_commit_level=0.0, image_commit_level=0.0,
         text_temperature=1.0, image_temperature=1.0, text_top_p=1.0, image_top_p=1.0,
         text_guidance=5.0, image_guidance=5.0, guidance_ramp="linear", text_length="free", eos_fills=False,
+        precision="auto",
     )  # fmt: skip

@@ -1,5 +1,7 @@
 """The questions: what is given stays, what is asked comes from the network, and each sample has its own seed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_medim as tiny
@@ -136,3 +138,12 @@ def test_another_codebook_is_refused():
     vqgan.codebook_size = 8
     with pytest.raises(ValueError, match="24 codes, the VQGAN has 8"):
         Questions(tiny.medim(), vqgan, tiny.SAMPLER)
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_network_computes_in_the_precision_asked_for(precision, expected):
+    asked = Questions(tiny.medim(), tiny.vqgan(), replace(tiny.SAMPLER, precision=precision))
+    seen = []
+    asked.model.register_forward_hook(lambda _module, _inputs, logits: seen.append(logits.text.dtype))
+    asked.image_to_report(torch.zeros(2, 9, dtype=torch.int64), [0, 1])
+    assert set(seen) == {expected}

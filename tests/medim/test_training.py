@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from medim.precision import use_bf16
 from medim.training import (
     Interrupted,
     Optimisation,
@@ -20,7 +21,6 @@ from medim.training import (
     save_checkpoint,
     step_seed,
     train_step,
-    use_bf16,
 )
 
 OPTIM = Optimisation(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -96,6 +96,8 @@ def test_cp1252_is_read_and_counted(tmp_path):
 
 
 @given(st.text())
+@example("\x1b\r0")
+@example("e\u200b\u0301")
 def test_one_line_has_no_line_ends_and_is_stable(text):
     line = one_line(text)
     assert line == one_line(line) and len(line.splitlines()) <= 1
