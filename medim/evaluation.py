@@ -26,6 +26,7 @@ from medim.metrics.findings import (
     finding_scores,
     findings_within_30pct,
     sentence_validity,
+    silent_pairs,
 )
 from medim.metrics.image_quality import QualitySettings, inception_image_quality, phantom_image_quality
 from medim.metrics.java import Meteor
@@ -236,6 +237,7 @@ class Evaluation:
             grammar = reference.domain.grammar
             said, seen = [grammar.read(report) for report in reports], reference.read_images(images)
             scores |= finding_scores(said, seen, reference.labels, seed, resamples)
+            scores["silent_pairs"] = silent_pairs(said, seen, seed, resamples)
             scores["sentence_validity"] = sentence_validity(reports, grammar, seed, resamples)
             scores["findings_within_30pct"] = findings_within_30pct(said, reference.frequency, seed, resamples)
             real = states_of(reference.train)

@@ -148,7 +148,8 @@ def balanced_batches(data: Mapping[str, Tokens], optim: Optimisation, seed: int)
         first = (step * optim.accumulate + part) * size
         chosen = balanced_rows([len(tokens) for tokens in files], range(first, first + size), seed)
         parts = [tokens.batch(rows) for tokens, rows in zip(files, chosen, strict=True)]
-        return TokenBatch(*(torch.cat([getattr(p, f) for p in parts]) for f in ("text", "image", "prompt_tokens")))
+        text, image, prompt = (torch.cat([getattr(p, f) for p in parts]) for f in ("text", "image", "prompt_tokens"))
+        return TokenBatch(text, image, prompt, (part, optim.accumulate))
 
     return batch
 

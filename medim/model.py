@@ -35,10 +35,14 @@ class TokenBatch:
     text: Tensor
     image: Tensor
     prompt_tokens: Tensor  # (B,) int64
+    part: tuple[int, int] = (
+        0,
+        1,
+    )  # (which, of how many) of a step's batch these pairs are; times are stratified over all
 
     def to(self, device: torch.device) -> TokenBatch:
         """The same on a device."""
-        return TokenBatch(self.text.to(device), self.image.to(device), self.prompt_tokens.to(device))
+        return TokenBatch(self.text.to(device), self.image.to(device), self.prompt_tokens.to(device), self.part)
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,16 @@ class MeDiM(nn.Module):
         self.space.check(x)
         return x
 
-    def noisy(self, x0: Tensor, maps: StateMaps, settings: LossSettings, generator: torch.Generator) -> Noisy:
-        """Mask a batch at stratified times; twice the batch where masks are complementary."""
-        t = sample_t(len(x0), settings.sampling_eps, generator)
+    def noisy(
+        self, x0: Tensor, maps: StateMaps, settings: LossSettings, generator: torch.Generator,
+        part: tuple[int, int] = (0, 1),
+    ) -> Noisy:  # fmt: skip
+        """Mask a batch at stratified times; twice the batch where masks are complementary.
+
+        With complementary masks a sample's two copies mask every token once between them, so neither copy alone is made
+        to have one.
+        """
+        t = sample_t(len(x0), settings.sampling_eps, generator, part)
         first = corrupt(
             x0, maps.maskable, maps.hidden, t, self.schedule, self.vocab.mask_id, generator,
             at_least_one=not settings.complementary,
@@ -139,7 +150,7 @@ class MeDiM(nn.Module):
             state, batch.prompt_tokens, report_tokens, self.space, settings.prompt_keep, settings.length_known,
             settings.condition_dropout, generator,
         )  # fmt: skip
-        noisy = self.noisy(x0, maps, settings, generator)
+        noisy = self.noisy(x0, maps, settings, generator, batch.part)
         logits = self(noisy.xt, noisy.t, noisy.masked)
         return nelbo(
             logits, noisy, self.space, weighting=settings.weighting, cap=settings.cap,

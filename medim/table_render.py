@@ -20,6 +20,7 @@ PAPER_HEADING = "Printed in the paper (other data and models; not measured here)
 CELL_FIELDS = ("row", "column", "metric", "value", "low", "high", "n", "seeds", "better", "paper")
 TWO_DIGITS = ("FID", "reconstruction FID", "IS", "psnr")
 LARGE = 1000.0  # from here on no digit after the point
+ARROWS = {"lower": " ↓", "higher": " ↑", "neither": ""}
 WIDE = 9  # a Markdown table with more columns stands on its side
 
 STYLE = """
@@ -46,7 +47,7 @@ def digits_of(metric: str) -> int:
 
 
 def best_rows(built: Built) -> set[tuple[str, str]]:
-    """(row, column) of the best measured value of each column with at least two, as printed; ties are all best.
+    """(row, column) of the best value of each column with two measured ones that differ as printed; ties are all best.
 
     Per cent gains are not compared with the values they come from.
     """
@@ -56,8 +57,9 @@ def best_rows(built: Built) -> set[tuple[str, str]]:
             cell["row"]: round(cell["value"], digits_of(cell["metric"])) * (-1 if cell["better"] == "lower" else 1)
             for cell in built["cells"]
             if cell["column"] == column and cell["value"] is not None and not is_gain(cell["row"])
+            if cell["better"] != "neither"
         }
-        if len(shown) > 1:
+        if len(set(shown.values())) > 1:
             best |= {(row, column) for row, value in shown.items() if value == max(shown.values())}
     return best
 
@@ -159,7 +161,7 @@ def render_markdown(built: Built, notes: Sequence[str] = ()) -> str:
 
 def _arrows(built: Built) -> dict[str, str]:
     """Column -> which way is better."""
-    return {c["column"]: "↓" if c["better"] == "lower" else "↑" for c in built["cells"]}
+    return {c["column"]: ARROWS[c["better"]] for c in built["cells"]}
 
 
 def _md_upright(built: Built) -> str:
@@ -169,7 +171,7 @@ def _md_upright(built: Built) -> str:
         [_md(row), *(_md_cell(cells.get((row, column)), (row, column) in best) for column in columns)]
         for row in row_names(built)
     ]
-    return _md_table(["", *(f"{_md(column)} {arrows[column]}" for column in columns)], body)
+    return _md_table(["", *(f"{_md(column)}{arrows[column]}" for column in columns)], body)
 
 
 def _md_on_its_side(built: Built) -> list[str]:
@@ -183,7 +185,7 @@ def _md_on_its_side(built: Built) -> list[str]:
             [f"**{_md(dataset)}**", *map(_md, rows)],
             [
                 [
-                    f"{_md(column.partition('/')[2])} {arrows[column]}",
+                    f"{_md(column.partition('/')[2])}{arrows[column]}",
                     *(_md_cell(cells.get((row, column)), (row, column) in best) for row in rows),
                 ]
                 for column in columns
@@ -253,7 +255,7 @@ def _html_measured(built: Built) -> str:
         else:
             groups.append((dataset, 1))
     top = "".join(f'<th class="group" colspan="{count}">{html.escape(name)}</th>' for name, count in groups)
-    head = "".join(f"<th>{html.escape(column.partition('/')[2])} {arrows[column]}</th>" for column in columns)
+    head = "".join(f"<th>{html.escape(column.partition('/')[2])}{arrows[column]}</th>" for column in columns)
     lines = []
     for row in row_names(built):
         kind = ' class="trivial"' if row.startswith("trivial: ") else ""

@@ -16,10 +16,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medim.data import get_domain
+from medim.data.domain import labels_of
+
 Metrics = Mapping[str, Mapping[str, Any]]  # model -> content of metrics/<model>.json
 
 PAPER_FILE = Path(__file__).with_name("paper_numbers.json")
 LOWER = ("FID", "KID", "reconstruction FID", "copied_from_train")  # metrics that are better when lower
+NEITHER = (  # neither high nor low is better: held against what real pairs have
+    "length_ratio", "nearest_train_gap", "share", "silent_pairs", "nearest_neighbour_f1", "finding_f1_of_real",
+)  # fmt: skip
 PHANTOM = " (phantom features)"
 MEAN = "mean"  # stands for the dataset in columns of Table 4
 TRIVIAL = "trivial: "
@@ -30,12 +36,23 @@ REPORT_METRICS = {  # metric -> column as printed; only the NLTK protocol made t
     "METEOR (nltk)": "MTR", "ROUGE-L (nltk)": "R-L",
     "BLEU-1 (coco)": None, "BLEU-2 (coco)": None, "BLEU-3 (coco)": None, "BLEU-4 (coco)": None,
     "METEOR (coco)": None, "ROUGE-L (coco)": None, "CIDEr (coco)": None,
+    "length_ratio": None, "distinct_reports": None, "copied_from_train": None,
 }  # fmt: skip
-JOINT_METRICS = ("finding_f1", "sentence_validity", "findings_within_30pct", "distinct_sets_ratio")
+FINDING_METRICS = (
+    "finding_precision", "finding_recall", "finding_f1", "finding_f1_without_side", "sentence_validity",
+)  # fmt: skip
+JOINT_METRICS = (
+    "finding_f1", "alignment (phantom judge)", "silent_pairs", "sentence_validity", "findings_within_30pct",
+    "distinct_sets_ratio", "distinct_reports", "share",
+)  # fmt: skip
+VQGAN_METRICS = (
+    "psnr", "ssim", "reconstruction FID" + PHANTOM, "codebook_usage", "codebook_perplexity", "finding_f1_ratio",
+    "finding_f1_ratio_worst",
+)  # fmt: skip
 MISSION_METRICS = (
     "image_to_report/finding_f1", "image_to_report/sentence_validity", "image_to_report/side_auroc",
     "report_to_image/finding_f1", "report_to_image/finding_f1_of_real", "report_to_image/nearest_train_gap",
-    "joint/finding_f1", "joint/findings_within_30pct", "joint/distinct_sets_ratio",
+    "joint/finding_f1", "joint/silent_pairs", "joint/findings_within_30pct", "joint/distinct_sets_ratio",
     "vqgan/finding_f1_ratio", "vqgan/finding_f1_ratio_worst", "vqgan/psnr", "difficulty/nearest_neighbour_f1",
 )  # fmt: skip
 
@@ -141,8 +158,9 @@ def printed_value(table_id: str, row: str, column: str | None) -> float | None:
 
 
 def better_of(metric: str) -> str:
-    """'lower' or 'higher', of a metric with or without its task and the mark of a proxy."""
-    return "lower" if metric.rpartition("/")[2].removesuffix(PHANTOM) in LOWER else "higher"
+    """'lower', 'higher' or 'neither', of a metric with or without its task and the mark of a proxy."""
+    name = metric.rpartition("/")[2].removesuffix(PHANTOM)
+    return "lower" if name in LOWER else "neither" if name in NEITHER else "higher"
 
 
 def _columns(
@@ -168,7 +186,7 @@ def _image_metrics(world: World, prefix: str = "") -> Mapping[str, str | None]:
 
 def _report_metrics(world: World, prefix: str = "") -> Mapping[str, str | None]:
     metrics = {name: printed and prefix + printed for name, printed in REPORT_METRICS.items()}
-    return metrics | ({"finding_f1": None} if world.drawn else {})
+    return metrics | (dict.fromkeys(FINDING_METRICS) if world.drawn else {})
 
 
 def _images(slot: str) -> Callable[[World], list[Column]]:
@@ -200,6 +218,16 @@ def _figure5a(world: World) -> list[Column]:
     return [c for name in (world.chest, world.pathology) for c in _columns([name], "joint", metrics)]
 
 
+def _vqgan(world: World) -> list[Column]:
+    """What the tokenizer keeps of each dataset, as a whole and of each finding."""
+    columns = []
+    for name in (world.chest, world.pathology):
+        labels = labels_of(get_domain(name).findings) if name is not None and world.drawn else ()
+        metrics = [*VQGAN_METRICS, *(f"finding_f1_ratio ({label})" for label in labels)]
+        columns += _columns([name], "vqgan", dict.fromkeys(metrics))
+    return columns
+
+
 def _mission(world: World) -> list[Column]:
     names = [name for name in (world.chest, world.pathology) if name is not None]
     return [
@@ -220,6 +248,7 @@ def _trivial(leaves_out: Mapping[str, str] | None = None) -> tuple[Row, ...]:
     )
 
 
+VQGAN_ROWS = (Row("VQGAN", (Source("vqgan"),)),)
 MEDIM = Row("MeDiM", (Source("medim", "MeDiM"),), "MLLM")
 UNIDISC = Row("UniDisc", (Source("unidisc"),), "DDM")
 IMAGE_ROWS = (
@@ -278,6 +307,8 @@ def _downstream_rows(model: str) -> tuple[Row, ...]:
 
 TABLES = (
     Table("mission", "What the pipeline is for", MISSION_ROWS, _mission, ("chest", "pathology")),
+    Table("vqgan", "What the image tokenizer keeps of pictures and of each finding",
+          VQGAN_ROWS, _vqgan, ("chest", "pathology")),
     Table("table1", "Chest X-ray image generation", (*IMAGE_ROWS, *_trivial()), _images("chest"), ("chest",)),
     Table("table2", "Pathology image generation", (*IMAGE_ROWS, *_trivial()), _images("pathology"), ("pathology",)),
     Table("table3", "Medical report generation", (*REPORT_ROWS, *_trivial()), _table3, ("chest", "pathology")),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from medim.evaluation import EvaluationSettings, Reference, Scores, states_of
 from medim.metrics.bootstrap import Estimate
 from medim.metrics.finding_reader import features
 from medim.metrics.findings import finding_f1_ratio, finding_scores
-from medim.metrics.image_quality import fid_estimate, reconstruction_quality
+from medim.metrics.image_quality import centred_bootstrap, fid_estimate, reconstruction_quality
 from medim.tokenizers.codebook import codebook_statistics
 from medim.tokenizers.vqgan import VQGAN
 from medim.tokenizers.vqgan_training import Pixels, reconstruct
@@ -37,9 +41,7 @@ def evaluate_vqgan(
     pixels, codes = reconstruct(vqgan, reference.test_images)
     resamples = settings.resamples
     scores = reconstruction_quality(pixels, clean_pictures(reference), seed, resamples)
-    usage, perplexity = codebook_statistics(codes, vqgan.codebook_size)
-    scores["codebook_usage"] = Estimate(usage, None, None, len(codes))
-    scores["codebook_perplexity"] = Estimate(perplexity, None, None, len(codes))
+    scores |= codebook_scores(codes.numpy(), vqgan.codebook_size, seed, settings.quality.resamples)
     if len(pixels) > 1:
         made, real = features(reference.reader, pixels), features(reference.reader, reference.test_images)
         scores["reconstruction FID (phantom features)"] = fid_estimate(made, real, seed, resamples)
@@ -52,6 +54,18 @@ def evaluate_vqgan(
         real_scores = finding_scores(truth, of_real, reference.labels, seed, resamples)
         per_label |= {f"{name} of originals": score for name, score in real_scores.items()}
     return {f"{reference.dataset}/vqgan/{name}": score for name, score in scores.items()}, per_label, pixels
+
+
+def codebook_scores(codes: NDArray[np.int64], size: int, seed: int, resamples: int) -> dict[str, Estimate]:
+    """Usage and perplexity of the codes (N, n) of N pictures; a draw of pictures has fewer codes, so it is centred."""
+
+    def statistic(which: int) -> Callable[[NDArray[Any]], float]:
+        return lambda rows: codebook_statistics(torch.from_numpy(rows), size)[which]
+
+    return {
+        name: Estimate(*centred_bootstrap(statistic(which), (codes,), seed, resamples), len(codes))
+        for which, name in enumerate(("codebook_usage", "codebook_perplexity"))
+    }
 
 
 def reconstruction_page(rows: list[tuple[Pixels, Pixels]], columns: int, zoom: int) -> Image.Image:

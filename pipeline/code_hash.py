@@ -349,10 +349,11 @@ def write_hashes(
 ) -> list[str]:
     """Write `<out>/<instance>.txt` for every stage instance of dvc.yaml; files of instances that are gone are removed.
 
-    `hash_code` itself gets none: its dependencies are the source folders.
+    `hash_code` itself gets none: its dependencies are the source folders. DVC deletes `out` before the stage, so what
+    was written last is remembered beside the cache.
 
     Returns:
-        Names of the instances whose file changed.
+        Names of the instances whose hash is not what it was last time.
     """
     sources = Sources(root, cache)
     out.mkdir(parents=True, exist_ok=True)
@@ -362,8 +363,15 @@ def write_hashes(
             wanted[out / f"{instance.name}.txt"] = hash_text(instance, sources)
     for old in set(out.glob("*.txt")) - set(wanted):
         old.unlink()
-    changed = [path for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
-    for path in changed:
-        path.write_text(wanted[path], encoding="utf-8")
+    memory = None if cache is None else cache.with_name("code_hash_last.json")
+    last: dict[str, str] = {path.stem: path.read_text(encoding="utf-8") for path in out.glob("*.txt")}
+    if memory is not None and memory.is_file():
+        last = json.loads(memory.read_text(encoding="utf-8")) | last
+    for path, text in wanted.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
     sources.save()
-    return [path.stem for path in changed]
+    now = {path.stem: text for path, text in wanted.items()}
+    if memory is not None:
+        memory.write_text(json.dumps(last | now, indent=1), encoding="utf-8")
+    return [name for name, text in now.items() if last.get(name) != text]

@@ -22,13 +22,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline.params_file import PARAMS, Top, load_top
+from pipeline.params_file import PARAMS, ParamsError, Top, load_top
 from pipeline.paths import RUNS, WORK, World, code_hash_file, instance_name, work_folder
 from pipeline.resources import configure, die_with_parent
 from pipeline.stage_clock import StageClock
@@ -38,6 +38,14 @@ if TYPE_CHECKING:
 
 RESERVED = ("step", "time")  # keys of a log line that are no scalars
 OWNER, CLOCK = "owner.json", "clock.json"
+
+
+def command(main: Callable[[], None]) -> None:
+    """Run a stage's main function; a wrong params.yaml ends it with one line and exit code 1, without a traceback."""
+    try:
+        main()
+    except ParamsError as error:
+        sys.exit(str(error))
 
 
 class StageRun:

@@ -15,7 +15,7 @@ from pipeline.paths import World, worlds
 from pipeline.tracking_store import START_UI, URI_VARIABLE, StoreError, digest, locked_store
 from pipeline.tracking_tables import Shown, show_figures, show_table, show_trainings
 
-TABLE_ORDER = ("mission", *(f"table{n}" for n in range(1, 8)))
+TABLE_ORDER = ("mission", "vqgan", *(f"table{n}" for n in range(1, 8)))
 
 
 def sync(chosen: Sequence[World] | None = None) -> list[Shown]:

@@ -16,7 +16,7 @@ from medim.vqgan_evaluation import evaluate_vqgan, reconstruction_page
 from pipeline.params import read_section
 from pipeline.paths import world_from_params
 from pipeline.resources import device
-from pipeline.stage import stage_run
+from pipeline.stage import command, stage_run
 
 
 @dataclass(frozen=True)
@@ -55,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

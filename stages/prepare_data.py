@@ -13,7 +13,7 @@ from pathlib import Path
 from medim.data.preparation import Source, prepare_dataset
 from pipeline.params import read_section
 from pipeline.paths import world_from_params
-from pipeline.stage import stage_run
+from pipeline.stage import command, stage_run
 
 
 @dataclass(frozen=True)
@@ -41,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -20,7 +20,7 @@ from medim.tables import World as TableWorld
 from pipeline.params import read_section
 from pipeline.params_file import load_top
 from pipeline.paths import world_from_params
-from pipeline.stage import stage_run
+from pipeline.stage import command, stage_run
 from pipeline.tracking import print_links, sync
 
 
@@ -69,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -15,7 +15,7 @@ from medim.baselines import get_method
 from medim.baselines.base import TrainInputs
 from pipeline.params import read_section
 from pipeline.paths import SPLITS, world_from_params
-from pipeline.stage import stage_run
+from pipeline.stage import command, stage_run
 
 
 @dataclass(frozen=True)
@@ -46,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -115,7 +115,7 @@ def _check_features(generated: Floats, real: Floats) -> None:
 
 
 def centred_bootstrap(
-    statistic: Callable[..., float], samples: tuple[Floats, ...], seed: int, resamples: int
+    statistic: Callable[..., float], samples: tuple[NDArray[Any], ...], seed: int, resamples: int
 ) -> tuple[float, float | None, float | None]:
     """Value of `statistic(*samples)` with a 95 % interval by resampling the rows of every sample.
 

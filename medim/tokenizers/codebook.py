@@ -217,7 +217,9 @@ def build_codebook(size: int, dim: int, settings: CodebookSettings) -> Codebook:
         return EmaCodebook(size, dim, settings)
     if settings.kind == "learned":
         return LearnedCodebook(size, dim, settings.beta)
-    raise ValueError(f"codebook kind must be ema or learned, got {settings.kind!r} (params.yaml:vqgan.codebook)")
+    raise ValueError(
+        f"codebook kind must be ema or learned, got {settings.kind!r} (params.yaml:train_vqgan.training.codebook)"
+    )
 
 
 def codebook_statistics(codes: Tensor, size: int) -> tuple[float, float]:

@@ -121,7 +121,7 @@ class TextTokenizer:
         if vocab_size < len(alphabet) + 3:
             raise ValueError(
                 f"vocab_size must be at least {len(alphabet) + 3} (all bytes, <boi>, <eoi>, <eos>), got {vocab_size} "
-                f"(params.yaml:tokenizer.vocab_size)"
+                f"(params.yaml:tokenize_pairs.vocabulary)"
             )
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -146,7 +146,7 @@ class TextTokenizer:
                     return cls(_backend(path / name, _end_of_folder(path)))
             raise FileNotFoundError(f"{path} holds neither tokenizer.json nor tokenizer.model")
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing (params.yaml:tokenizer.file)")
+            raise FileNotFoundError(f"{path} is missing (params.yaml:tokenize_pairs.tokenizer)")
         return cls(_backend(path, None))
 
     def num_tokens(self, text: str) -> int:

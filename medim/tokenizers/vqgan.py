@@ -63,7 +63,7 @@ class VQGAN(nn.Module):
         if config.ch % config.norm_groups:
             raise ValueError(
                 f"vqgan: ch ({config.ch}) must be a multiple of norm_groups ({config.norm_groups}): each GroupNorm "
-                f"cuts its channels into that many groups (params.yaml:vqgan)"
+                f"cuts its channels into that many groups (params.yaml:train_vqgan.training.model)"
             )
         self.config = config
         self.factor, self.codebook_size = config.factor, config.codebook_size

@@ -118,7 +118,10 @@ def load_lpips(vgg: Path, heads: Path) -> LPIPS:
     }
     for path, source in sources.items():
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: download {source}, or set vqgan.loss.perceptual_weight to 0")
+            raise FileNotFoundError(
+                f"{path} is missing: download {source}, or set "
+                f"params.yaml:train_vqgan.training.loss.perceptual_weight to 0"
+            )
     state = {k: v for k, v in _tensors(vgg).items() if k.startswith("features.")}
     found = _tensors(heads)
     state |= {key.replace("lin", "heads.").replace(".model.1.weight", ""): value for key, value in found.items()}

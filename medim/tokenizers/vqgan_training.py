@@ -126,7 +126,9 @@ class VQGANTrainee:
 
     def _discriminator_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         if self.discriminator is None:
-            raise ValueError("this VQGAN is trained without a discriminator (vqgan.loss.disc_weight is 0)")
+            raise ValueError(
+                "this VQGAN is trained without a discriminator (params.yaml:train_vqgan.training.loss.disc_weight is 0)"
+            )
         images, reconstructions = self.kept.pop(0)
         real, fake = self.discriminator(images), self.discriminator(reconstructions)
         return hinge_loss(real, fake), {"disc_real": real.mean(), "disc_fake": fake.mean()}
@@ -137,7 +139,7 @@ def _lpips(loss: VQGANLossSettings, device: torch.device) -> LPIPS | None:
         return None
     if loss.lpips_vgg is None or loss.lpips_heads is None:
         raise ValueError(
-            "vqgan.loss.perceptual_weight needs lpips_vgg and lpips_heads (files), or set it to 0 (params.yaml)"
+            "params.yaml:train_vqgan.training.loss.perceptual_weight needs lpips_vgg and lpips_heads (files), or 0"
         )
     return load_lpips(Path(loss.lpips_vgg), Path(loss.lpips_heads)).to(device)
 

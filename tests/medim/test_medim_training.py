@@ -144,3 +144,18 @@ def test_files_of_different_lengths_are_refused(tmp_path):
     short = replace(tiny.tokens(), image=tiny.tokens().image[:, :4])
     with pytest.raises(ValueError, match="token files of one length"):
         TokenData({"a": tiny.tokens(), "b": short}, {}, good.tokenizer, tiny.CODES).layout()
+
+
+def test_times_are_stratified_over_all_parts_of_a_step(tmp_path):
+    data = tiny.data(tmp_path / "tokens")
+    model = build_medim(data, tiny.settings(), 7, None)
+    seen = []
+
+    def remember(_module, inputs):
+        seen.append(inputs[1])
+
+    model.backbone.register_forward_pre_hook(remember)
+    batches = balanced_batches(data.train, replace(tiny.OPTIM, batch_size=8, accumulate=4), 0)
+    for part in range(4):
+        model.loss(batches(0, part), replace(tiny.LOSS, sampling_eps=0.0), torch.Generator().manual_seed(part))
+    assert torch.equal((torch.cat(seen) * 8).long().sort().values, torch.arange(8))

@@ -43,7 +43,7 @@ def test_paper_numbers_are_the_printed_ones():
 
 def test_ids_are_those_that_others_rely_on():
     figures = ["figure5a", "figure5b", "figure5c", "figure6a", "figure6b"]
-    assert ["mission", *(f"table{k}" for k in range(1, 8)), *figures] == IDS
+    assert ["mission", "vqgan", *(f"table{k}" for k in range(1, 8)), *figures] == IDS
 
 
 @pytest.mark.parametrize("number", range(1, 8))
@@ -200,6 +200,31 @@ def test_directions():
     lower = ("FID", "FID (phantom features)", "KID", "x/vqgan/reconstruction FID (phantom features)")
     assert {tables.better_of(m) for m in lower} == {"lower"}
     assert {tables.better_of(m) for m in ("IS", "BLEU-1 (coco)", "joint/finding_f1")} == {"higher"}
+
+
+def test_what_is_neither_better_high_nor_low_has_no_arrow_and_no_best():
+    assert tables.better_of("x/joint/silent_pairs") == tables.better_of("length_ratio") == "neither"
+    metrics = {"phantom_cxr/image_to_report/length_ratio": 0.4, "phantom_cxr/image_to_report/distinct_reports": 0.4}
+    more = {name: 2 * value for name, value in metrics.items()}
+    built = build_table(
+        get_table("table7"), {"medim": model("MeDiM", **metrics), "llava_rad": model("a", **more)}, WORLD
+    )
+    assert table_render.best_rows(built) == {("LLaVA-Rad", "phantom_cxr/distinct_reports")}
+    assert "length\\_ratio |" in table_render.render_markdown(built)
+
+
+def test_a_column_of_equal_values_has_no_best():
+    key = "phantom_cxr/image_to_report/finding_f1"
+    models = {"medim": model("MeDiM", **{key: 0.0}), "llava_rad": model("a", **{key: 0.0})}
+    built = build_table(get_table("table7"), models, WORLD)
+    assert table_render.best_rows(built) == set()
+
+
+def test_the_tokenizers_table_has_each_finding_of_each_dataset():
+    keys = {"phantom_cxr/vqgan/finding_f1_ratio (left effusion)": entry(0.9), "phantom_cxr/vqgan/psnr": entry(29.0)}
+    built = build_table(get_table("vqgan"), {"vqgan": model("VQGAN", **keys)}, WORLD)
+    assert cell(built, "VQGAN", "phantom_cxr/finding_f1_ratio (left effusion)")["value"] == 0.9
+    assert cell(built, "VQGAN", "phantom_pathology/finding_f1_ratio (necrosis)")["value"] is None
 
 
 def example(profile: str = "phantom") -> dict:

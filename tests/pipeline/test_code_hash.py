@@ -1,6 +1,7 @@
 """Code hashes change with the code that an instance reaches, and with nothing else."""
 
 import ast
+import shutil
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,13 @@ def test_a_file_that_did_not_change_is_not_written_and_an_instance_that_is_gone_
     assert sorted(hashes(tree)) == [
         "generate@medim", "generate@unidisc", "prepare_data", "train_baseline@unidisc", "train_downstream@r2gen-1",
     ]  # fmt: skip
+
+
+def test_changes_are_named_though_dvc_deletes_the_folder_before(tree, tmp_path):
+    cache = tmp_path / "cache.json"
+    assert len(write_hashes(tree / "code", tree, tree / "params.yaml", cache)) == 7
+    shutil.rmtree(tree / "code")
+    assert write_hashes(tree / "code", tree, tree / "params.yaml", cache) == []
 
 
 def test_errors_say_what_is_missing(tree):

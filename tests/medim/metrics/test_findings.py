@@ -15,6 +15,7 @@ from medim.metrics.findings import (
     merge_sides,
     pair_f1,
     sentence_validity,
+    silent_pairs,
 )
 
 LABELS = ("left effusion", "right effusion", "cardiomegaly", "edema")
@@ -118,10 +119,20 @@ def test_f1_ratio_and_its_worst_label():
     got = finding_f1_ratio(truth, lossy, truth, LABELS, **DRAWS)
     assert got["finding_f1_ratio"].value == 0.5
     assert got["finding_f1_ratio_worst"].value == 0
+    assert got["finding_f1_ratio (edema)"].value == 1 and got["finding_f1_ratio (cardiomegaly)"].value == 0
     same = finding_f1_ratio(truth, truth, truth, LABELS, **DRAWS)
-    assert same == dict.fromkeys(got, Estimate(1, 1, 1, 4))
+    there = [name for name in got if "(" not in name or "edema" in name or "cardiomegaly" in name]
+    assert {name: same[name] for name in there} == dict.fromkeys(there, Estimate(1, 1, 1, 4))
     blind = finding_f1_ratio(truth, lossy, [{}] * 4, LABELS, **DRAWS)
     assert blind == dict.fromkeys(got, not_measured(4))
+
+
+def test_silent_pairs_are_those_in_which_neither_half_names_a_finding():
+    said = [{}, {"edema": "absent"}, {"edema": "present"}, {}]
+    seen = [{}, {}, {}, {"edema": "uncertain"}]
+    assert silent_pairs(said, seen, **DRAWS).value == 0.5
+    with pytest.raises(ValueError, match="same pairs"):
+        silent_pairs(said, seen[:2], **DRAWS)
 
 
 class Grammar:
