@@ -1,16 +1,18 @@
 """Imports your own pictures and reports: picture beside .txt, or a CSV, JSONL or JSON table.
 
 Nothing is dropped in silence: each rejected item is a row of quarantine.csv with its reason, and `ImportStats` counts
-them. Splits are by patient, drawn from the seed, unless the table names an official split.
+them. Splits are by patient, drawn from the seed, unless the table names an official split. Beside a .txt every file
+is an item; a file of no known picture format without one is none.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,14 @@ from typing import Any
 from medim.data.image_io import SUFFIXES, UnreadableImageError, read_picture
 from medim.data.report_text import decode_report, is_empty, one_line
 from medim.data.splits import SPLITS
-from medim.pairs import Pair, encode_png
+from medim.pairs import PROMPT_END, Pair, encode_png
 
 SPLIT_NAMES = {"train": "train", "val": "val", "validate": "val", "validation": "val", "dev": "val", "test": "test"}
+PICTURES = (  # suffixes: those of image_io and others that Pillow reads
+    *SUFFIXES, ".jfif", ".jpe", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".apng", ".dib", ".pbm",
+    ".pgm", ".ppm", ".pnm",
+)  # fmt: skip
+MAX_FIELD = 10_000_000  # characters of one CSV cell; more is taken for a quotation mark that nothing closes
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,7 @@ def read_items(source: FolderSource, stats: ImportStats) -> Iterator[Item]:
     Raises:
         FileNotFoundError: root or table is missing.
         KeyError: the table lacks a column; names those it has.
+        ValueError: the table cannot be read; names the line.
     """
     root = Path(source.root)
     if not root.is_dir():
@@ -84,13 +92,23 @@ def read_items(source: FolderSource, stats: ImportStats) -> Iterator[Item]:
 
 
 def _neighbour_items(root: Path, stats: ImportStats) -> Iterator[Item]:
-    for image in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES):
-        text = image.with_suffix(".txt")
-        if not text.is_file():
-            stats.quarantined.append((str(image.relative_to(root)), f"no report: {text.name} is missing"))
+    files = sorted(p for p in root.rglob("*") if not p.is_dir())
+    texts = {p.with_suffix("") for p in files if p.suffix.lower() == ".txt"}
+    others = {p.with_suffix("") for p in files if p.suffix.lower() != ".txt"}
+    for path in files:
+        text, stem, suffix = path.with_suffix(".txt"), path.with_suffix(""), path.suffix.lower()
+        if suffix in PICTURES and text.is_file():
+            report, cp1252 = decode_report(text.read_bytes())
+            yield Item(path, report, stem.relative_to(root).as_posix(), "", cp1252)
             continue
-        report, cp1252 = decode_report(text.read_bytes())
-        yield Item(image, report, image.relative_to(root).with_suffix("").as_posix(), "", cp1252)
+        if suffix in PICTURES:
+            reason = f"no report: {text.name} is missing"
+        elif suffix == ".txt":
+            reason = "" if stem in others else "no picture beside it"
+        else:
+            reason = "not a known picture format" if stem in texts else ""
+        if reason:
+            stats.quarantined.append((path.relative_to(root).as_posix(), reason))
 
 
 def read_table(path: Path) -> tuple[list[dict[str, Any]], bool]:
@@ -98,7 +116,7 @@ def read_table(path: Path) -> tuple[list[dict[str, Any]], bool]:
 
     Raises:
         FileNotFoundError: it is missing.
-        ValueError: not a table of objects.
+        ValueError: not a table of objects; names the line that cannot be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"table {path} is missing: set prepare_data.datasets.<name>.table in params.yaml")
@@ -108,13 +126,44 @@ def read_table(path: Path) -> tuple[list[dict[str, Any]], bool]:
     except UnicodeDecodeError:
         text, cp1252 = data.decode("cp1252", errors="ignore"), True
     if path.suffix.lower() == ".csv":
-        return list(csv.DictReader(text.splitlines(keepends=True))), cp1252
-    rows = (
-        json.loads(text) if path.suffix.lower() == ".json" else [json.loads(line) for line in text.splitlines() if line]
-    )
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return _csv_rows(path, text), cp1252
+    if path.suffix.lower() == ".json":
+        rows = _parse_json(path, text, 1)
+    else:
+        lines = enumerate(text.split("\n"), 1)  # splitlines would cut at U+2028 and U+0085 inside a string
+        rows = [_parse_json(path, line, number) for number, line in lines if line.strip()]
+    if not isinstance(rows, list):
         raise ValueError(f"{path} must hold a list of objects (CSV, JSONL, or JSON), got {type(rows).__name__}")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path} row {number} must be an object, got {type(row).__name__}")
     return rows, cp1252
+
+
+def _csv_rows(path: Path, text: str) -> list[dict[str, Any]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    limit = csv.field_size_limit(MAX_FIELD)
+    try:
+        return list(reader)
+    except csv.Error as error:
+        line = reader.line_num + 1  # line_num is the end of the last good row
+        raise ValueError(f"{path} line {line}: the row that begins here cannot be read ({error})") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _parse_json(path: Path, text: str, first_line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise ValueError(f"{path} line {line} column {error.colno}: not JSON ({error.msg})") from error
+
+
+def _cell(row: Mapping[str, Any], column: str) -> str:
+    """The cell's text; "" where it is null or NaN."""
+    value = row[column]
+    return "" if value is None or value != value else str(value).strip()
 
 
 def _table_items(source: FolderSource, root: Path, stats: ImportStats) -> Iterator[Item]:
@@ -124,20 +173,26 @@ def _table_items(source: FolderSource, root: Path, stats: ImportStats) -> Iterat
     for number, row in enumerate(rows):
         missing = [column for column in wanted if column and column not in row]
         if missing:
-            raise KeyError(f"{path} row {number + 1} has no column {missing[0]!r}; there are {sorted(row)}")
-        name = str(row[source.image_column] or "").strip()
+            raise KeyError(f"{path} row {number + 1} has no column {missing[0]!r}; there are {sorted(map(str, row))}")
+        name = _cell(row, source.image_column)
         label = name or f"{source.table} row {number + 1}"
         image = root / source.image_folder / name
-        pictures = sorted(p for p in image.rglob("*") if p.suffix.lower() in SUFFIXES) if image.is_dir() else [image]
+        pictures = sorted(p for p in image.rglob("*") if p.suffix.lower() in PICTURES) if image.is_dir() else [image]
         if not name or not pictures:
             stats.quarantined.append((label, "the row names no picture"))
             continue
-        patient = str(row[source.patient_column]).strip() if source.patient_column else label
-        split = str(row[source.split_column] or "").strip().lower() if source.split_column else ""
+        if None in row:  # where csv.DictReader puts them
+            stats.quarantined.append((label, "more cells than the table has columns: an unquoted comma?"))
+            continue
+        patient = _cell(row, source.patient_column) if source.patient_column else label
+        if not patient:
+            stats.quarantined.append((label, "no patient"))
+            continue
+        split = _cell(row, source.split_column).lower() if source.split_column else ""
         if source.split_column and split not in SPLIT_NAMES:
             stats.quarantined.append((label, f"unknown split {split!r}"))
             continue
-        report = one_line(str(row[source.report_column] or ""))
+        report = one_line(_cell(row, source.report_column))
         for picture in pictures:
             yield Item(
                 picture, report, patient[: source.patient_characters or None], SPLIT_NAMES.get(split, ""), cp1252
@@ -154,21 +209,56 @@ def draw_splits(patients: set[str], val: float, test: float, seed: int) -> dict[
     return {patient: names[i] if i < len(names) else "train" for i, patient in enumerate(order)}
 
 
+def _check_source(dataset: str, source: FolderSource) -> None:
+    place = f"params.yaml:prepare_data.datasets.{dataset}"
+    if PROMPT_END in source.prompt:
+        raise ValueError(
+            f"{dataset}: a prompt may not hold {PROMPT_END!r}, which ends it, got {source.prompt!r}: "
+            f"change {place}.prompt"
+        )
+    val, test = source.val, source.test
+    if not source.split_column and not (val >= 0 and test >= 0 and val + test < 1):
+        raise ValueError(
+            f"{dataset}: the shares val {val} and test {test} must not be negative, and their sum must be below 1: "
+            f"change {place}.val and .test"
+        )
+
+
+def _empty_splits(dataset: str, source: FolderSource, filled: Collection[str]) -> list[str]:
+    """One message for val and for test where its share is above 0 and nothing fills it; an empty train is an error."""
+    why = f"is empty (val {source.val}, test {source.test} of the patients)"
+    place = f"params.yaml:prepare_data.datasets.{dataset}"
+    if "train" not in filled:
+        raise ValueError(f"{dataset}: the split train {why}: lower {place}.val or .test, or add patients")
+    asked = {"val": source.val, "test": source.test}
+    return [
+        f"{dataset}: WARNING: the split {split} {why}: raise {place}.{split}, or add patients"
+        for split, share in asked.items()
+        if share > 0 and split not in filled
+    ]
+
+
 def import_folder(
     dataset: str, source: FolderSource, size: int, seed: int, write: Callable[[str, Pair], None],
     progress: Callable[[int], None],
 ) -> ImportStats:  # fmt: skip
     """Read a folder and hand every usable pair to `write(split, pair)`, one at a time.
 
-    Duplicate pictures (the same decoded pixels, same report) under two patients are kept and flagged by the patient
-    check of the caller; a picture named twice is taken once.
+    A file named twice is taken once. Pixels are not compared: copies of a picture in two files are both taken, also
+    under two patients.
 
     Raises:
-        ValueError: nothing usable was found.
+        ValueError: nothing usable was found, shares or prompt cannot be used, no patient is left for train, or the
+            table cannot be read.
+        FileNotFoundError: root or table is missing.
+        KeyError: the table lacks a column.
     """
+    _check_source(dataset, source)
     stats = ImportStats()
     items = list(read_items(source, stats))  # names and texts only; pictures are decoded one by one
     splits = draw_splits({item.patient for item in items}, source.val, source.test, seed)
+    if splits and not source.split_column:
+        _empty_splits(dataset, source, set(splits.values()))  # before hours of decoding
     seen: set[Path] = set()
     for number, item in enumerate(items):
         label = _label(item.image, Path(source.root))
@@ -192,6 +282,9 @@ def import_folder(
     if not stats.accepted:
         first = stats.quarantined[:3]
         raise ValueError(f"{dataset}: {source.root} holds no usable pair ({len(items)} items; first rejected: {first})")
+    if not source.split_column:
+        for message in _empty_splits(dataset, source, stats.accepted):
+            print(message, flush=True)
     return stats
 
 

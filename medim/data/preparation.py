@@ -29,10 +29,13 @@ Source = DrawnSource | FolderSource
 def prepare_dataset(dataset: str, source: Source, size: int, seed: int, folder: Path) -> Mapping[str, int]:
     """Write `folder`/<split>.parquet for every split (and quarantine.csv for imported data); returns pairs per split.
 
-    Splits that are there already (an earlier attempt was stopped) are kept.
+    Drawn splits that are there already (an earlier attempt was stopped) are kept; an import is run anew as a whole.
+    Patients that an official split (`split_column`) has in two splits are printed: such a split is taken as it is.
 
     Raises:
-        ValueError: a patient stands in two splits.
+        ValueError: a patient stands in two splits without an official split, or the import refuses its source.
+        FileNotFoundError: the folder or the table of an import is missing.
+        KeyError: the table of an import lacks a column.
     """
     files = {split: folder / f"{split}.parquet" for split in SPLITS}
     if isinstance(source, DrawnSource):

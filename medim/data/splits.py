@@ -43,5 +43,5 @@ def check_patients(dataset: str, files: Mapping[str, Path]) -> None:
     for (first, second), found in shared_patients(files).items():
         raise ValueError(
             f"{dataset}: {len(found)} patients stand in both {first} and {second} (first: {sorted(found)[:3]}). "
-            f"Split by patient, or name the official split in params.yaml:prepare_data.datasets.{dataset}.split"
+            f"Split by patient, or name the official split in params.yaml:prepare_data.datasets.{dataset}.split_column"
         )

@@ -1,3 +1,4 @@
+import csv
 import json
 from collections import defaultdict
 from dataclasses import replace
@@ -9,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from medim.data.folder import FolderSource, draw_splits, import_folder
+from medim.data.folder import MAX_FIELD, FolderSource, draw_splits, import_folder, read_table
 from medim.data.report_text import decode_report, is_empty, one_line
 
 REAL = Path(__file__).parents[3] / "../shared/realdata"
@@ -80,6 +81,110 @@ def test_a_missing_column_is_named(tmp_path):
         run(source)
 
 
+LINE_ENDS = "one\u2028two\u0085three\x0cfour"  # where str.splitlines cuts and a table does not
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_only_line_ends_end_a_row(tmp_path, suffix):
+    path = tmp_path / f"t.{suffix}"
+    line = json.dumps({"file": "a", "note": LINE_ENDS}, ensure_ascii=False) + "\r\n"
+    text = f'file,note\r\na,{LINE_ENDS}\r\nb,"two\nlines"\r\n' if suffix == "csv" else line + "\r\n" + line
+    path.write_bytes(text.encode())
+    rows, _ = read_table(path)
+    assert len(rows) == 2 and rows[0] == {"file": "a", "note": LINE_ENDS}
+    assert suffix != "csv" or rows[1]["note"] == "two\nlines"
+
+
+def test_an_unreadable_line_is_named(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"a": 1}\n\n{"a": \n')
+    with pytest.raises(ValueError, match=r"t\.jsonl line 3 .*not JSON"):
+        read_table(tmp_path / "t.jsonl")
+    (tmp_path / "t.json").write_text('[{"a": 1},\n{"a"}]')
+    with pytest.raises(ValueError, match=r"t\.json line 2 .*not JSON"):
+        read_table(tmp_path / "t.json")
+    (tmp_path / "o.jsonl").write_text('{"a": 1}\n[2]\n')
+    with pytest.raises(ValueError, match=r"o\.jsonl row 2 must be an object, got list"):
+        read_table(tmp_path / "o.jsonl")
+
+
+def test_long_cells_are_read_and_endless_ones_named(tmp_path):
+    before = csv.field_size_limit()
+    (tmp_path / "long.csv").write_text("a,b\n1," + "x" * 200_000)
+    assert len(read_table(tmp_path / "long.csv")[0][0]["b"]) == 200_000
+    (tmp_path / "endless.csv").write_text('a,b\n1,2\n3,"' + "x\n" * (MAX_FIELD // 2 + 1))
+    with pytest.raises(ValueError, match=r"endless\.csv line 3: .*field larger than field limit"):
+        read_table(tmp_path / "endless.csv")
+    assert csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize("nobody", ["", "  ", None, float("nan")])
+def test_a_row_without_a_patient_is_quarantined(tmp_path, nobody):
+    rows = [{"file": f"{n}.png", "note": "Clear.", "who": who} for n, who in enumerate([nobody, nobody, 0, "p"])]
+    for number in range(4):
+        picture(tmp_path / f"{number}.png", 40 + number)
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    source = replace(
+        BASE, root=str(tmp_path), table="t.json", image_column="file", report_column="note", patient_column="who",
+        val=0, test=0,
+    )  # fmt: skip
+    found, stats, _ = run(source)
+    assert stats.quarantined == [("0.png", "no patient"), ("1.png", "no patient")]
+    assert [pair.patient_id for pair in found["train"]] == ["0", "p"]
+
+
+def test_no_file_beside_a_text_is_lost(tmp_path):
+    for name in ("a.png", "b.jfif", "c.jp2", "d.PGM"):
+        picture(tmp_path / name, 40)
+    (tmp_path / "e.heic").write_bytes(b"pixels")
+    (tmp_path / "notes.md").write_text("no item")
+    for stem in "abcdef":
+        (tmp_path / f"{stem}.txt").write_text("A report.")
+    found, stats, _ = run(replace(BASE, root=str(tmp_path), val=0, test=0))
+    assert [pair.source for pair in found["train"]] == ["a.png", "b.jfif", "c.jp2", "d.PGM"]
+    assert stats.quarantined == [("e.heic", "not a known picture format"), ("f.txt", "no picture beside it")]
+
+
+def beside_texts(root: Path, count: int) -> FolderSource:
+    for number in range(count):
+        picture(root / f"p{number}.png", number * 20)
+        (root / f"p{number}.txt").write_text(f"Report {number}.")
+    return replace(BASE, root=str(root))
+
+
+@pytest.mark.parametrize(("val", "test"), [(0.5, 0.5), (0.9, 0.4), (1.0, 0.0), (-0.1, 0.2), (0.2, -0.1)])
+def test_impossible_shares_are_refused(tmp_path, val, test):
+    source = replace(beside_texts(tmp_path, 4), val=val, test=test)
+    with pytest.raises(ValueError, match=rf"mine: .*val {val} and test {test} .*prepare_data\.datasets\.mine\.val"):
+        run(source)
+
+
+def test_an_empty_split_that_was_asked_for_is_said(tmp_path, capsys):
+    source = beside_texts(tmp_path, 2)
+    with pytest.raises(ValueError, match=r"mine: the split train is empty \(val 0\.5, test 0\.4"):
+        run(replace(source, val=0.5, test=0.4))
+    run(replace(source, val=0.0, test=0.2))
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1 and said[0].startswith("mine: WARNING: the split test is empty (val 0.0, test 0.2")
+
+
+def test_a_split_whose_pictures_are_all_broken_is_said(tmp_path, capsys):
+    source = beside_texts(tmp_path, 3)
+    splits = draw_splits({"p0", "p1", "p2"}, source.val, source.test, 0)
+    names = {split: patient for patient, split in splits.items()}
+    (tmp_path / f"{names['val']}.png").write_bytes(b"nope")
+    run(source)
+    assert "mine: WARNING: the split val is empty" in capsys.readouterr().out
+    (tmp_path / f"{names['train']}.png").write_bytes(b"nope")
+    with pytest.raises(ValueError, match="mine: the split train is empty"):
+        run(source)
+
+
+def test_a_prompt_with_its_own_end_is_refused(tmp_path):
+    source = replace(beside_texts(tmp_path, 4), prompt="chest: frontal")
+    with pytest.raises(ValueError, match=r"mine: .*':'.*'chest: frontal'.*datasets\.mine\.prompt"):
+        run(source)
+
+
 def test_a_folder_without_a_usable_pair_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="holds no usable pair"):
         run(replace(BASE, root=str(tmp_path)))
@@ -124,3 +229,18 @@ def test_real_chest_pictures_with_their_notes():
     assert sum(stats.accepted.values()) + len(stats.quarantined) == 27
     assert set(found) == {"train", "val", "test"}
     assert all(pair.report for pairs in found.values() for pair in pairs)
+
+
+def test_a_row_with_too_many_cells_is_quarantined_not_cut(tmp_path):
+    picture(tmp_path / "a.png", 1)
+    picture(tmp_path / "b.png", 2)
+    (tmp_path / "t.csv").write_text("image,report,patient\na.png,Clear,p1\nb.png,No effusion, no nodule,p2\n")
+    source = replace(
+        BASE, root=str(tmp_path), table="t.csv", image_column="image", report_column="report", patient_column="patient",
+        val=0, test=0,
+    )  # fmt: skip
+    found, stats, _ = run(source)
+    assert [pair.report for pair in found["train"]] == ["Clear"]
+    assert [(item, why.partition(":")[0]) for item, why in stats.quarantined] == [
+        ("b.png", "more cells than the table has columns")
+    ]
