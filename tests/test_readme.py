@@ -40,6 +40,15 @@ def test_the_command_runs(command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/data.md", "docs/study.md"])
+def test_no_page_asks_for_a_command_that_needs_an_activated_environment(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    code = re.findall(r"```bash\n(.*?)```", text, re.DOTALL) + re.findall(r"(?<!`)`([^`]+)`(?!`)", text)
+    parts = [part.strip() for block in code for line in block.splitlines() for part in line.split("&&")]
+    tools = ("python ", "dvc ", "pytest", "mlflow ", "ruff ", "mypy", "prefect ")
+    assert not [part for part in parts if part.startswith(tools) and part not in ("pytest", "mypy")]
+
+
 def shell_without_activation():
     """What a user's shell has who never activated the environment: no folder of ours on PATH."""
     folders = [folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder) != BIN]
