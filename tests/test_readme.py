@@ -40,13 +40,16 @@ def test_the_command_runs(command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/data.md", "docs/study.md"])
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_no_page_asks_for_a_command_that_needs_an_activated_environment(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    code = re.findall(r"```bash\n(.*?)```", text, re.DOTALL) + re.findall(r"(?<!`)`([^`]+)`(?!`)", text)
-    parts = [part.strip() for block in code for line in block.splitlines() for part in line.split("&&")]
-    tools = ("python ", "dvc ", "pytest", "mlflow ", "ruff ", "mypy", "prefect ")
-    assert not [part for part in parts if part.startswith(tools) and part not in ("pytest", "mypy")]
+    code = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) + re.findall(r"(?<!`)`([^`]+)`(?!`)", text)
+    parts = [part.strip() for block in code for line in block.splitlines() for part in re.split("&&|[;|]", line)]
+    bare = re.compile(r"(?:\w+=\S* +)*(?:python3? |(?:dvc|pytest|mlflow|ruff|mypy|prefect)(?: |$))")
+    assert not [part for part in parts if bare.match(part)]
 
 
 def shell_without_activation():
@@ -89,12 +92,45 @@ def test_setup_does_nothing_where_nothing_changed():
     stamp = ROOT / ".venv/.medim-stamp"
     if not stamp.is_file():
         pytest.skip("./setup was not run in this checkout")
-    subprocess.run(
-        ["./setup"], cwd=ROOT, check=True, capture_output=True, timeout=280
-    )  # up to date, whatever was edited
+    subprocess.run(["./setup"], cwd=ROOT, check=True, capture_output=True, timeout=280)  # whatever was edited
     before = stamp.stat().st_mtime_ns
     done = subprocess.run(["./setup"], cwd=ROOT, capture_output=True, text=True, timeout=20)
-    assert (done.returncode, done.stdout) == (0, "") and stamp.stat().st_mtime_ns == before, done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "") and stamp.stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def setup_with_a_fake_uv(tmp_path):
+    """A function (torch index) -> what ./setup printed, what it asked uv for; nothing is installed."""
+    for name in ("setup", "pyproject.toml", "constraints.txt"):
+        shutil.copy2(ROOT / name, tmp_path / name)
+    asked = tmp_path / "asked"
+    for name, body in ((".venv/bin/python", "exit 0"), ("bin/uv", f'echo "$*" >>"{asked}"')):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True)
+        file.write_text(f"#!/bin/sh\n{body}\n")
+        file.chmod(0o755)
+
+    def run(index):
+        asked.write_text("")
+        env = shell_without_activation() | {"PYTHON": sys.executable, "MEDIM_TORCH_INDEX": index}
+        env["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{env['PATH']}"
+        done = subprocess.run(["./setup"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout, asked.read_text()
+
+    return run
+
+
+def test_setup_says_that_it_installs_and_changes_pytorch_where_its_index_changed(setup_with_a_fake_uv):
+    again = "--reinstall-package=torch --reinstall-package=torchvision"
+    said, asked = setup_with_a_fake_uv("")
+    assert said.startswith("setup: installing into .venv") and said.count("\n") == 1
+    assert asked.startswith("pip install") and again not in asked and "--extra-index-url" not in asked
+    assert setup_with_a_fake_uv("") == ("", "")
+    said, asked = setup_with_a_fake_uv("http://host/it's cpu")
+    assert said.count("\n") == 1 and f"--extra-index-url http://host/it's cpu {again}" in asked
+    assert setup_with_a_fake_uv("http://host/it's cpu") == ("", "")
+    assert again in setup_with_a_fake_uv("")[1]
 
 
 def test_every_file_and_picture_that_the_readme_names_is_there():
