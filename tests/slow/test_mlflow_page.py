@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"^tiny/(\S+)\s+(recorded|unchanged)\s+(http://127\.0\.0\.1:5000/#/\S+)$", re.MULTILINE)
 SIZE = [480, 320]
-WIDE, HIGH = 9000, 1400  # MLflow puts only those columns into the page that the window has room for
+WIDE, HIGH = 14000, 1400  # MLflow puts only those columns into the page that the window has room for
 NOT_TRAINED = ("liquid", "mmada", "sdm", "pixcell")  # rows of these models stay "not measured"
 INSTANCE = "train_vqgan"
 
@@ -48,7 +48,7 @@ def made_up_metrics(world):
                 if source.model in NOT_TRAINED:
                     continue
                 entry = metrics.setdefault(source.model, {"model": source.model, "rows": {}})
-                cells = entry["rows"].setdefault(source.row or row.name, {})
+                cells = entry["rows"].setdefault(source.row or source.model, {})  # without a name: its only row
                 for column in table.columns(world):
                     for key in column.keys:
                         value = zlib.crc32(f"{source.model}{row.name}{key}".encode()) % 1000 / 1000
