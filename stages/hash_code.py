@@ -30,9 +30,7 @@ def check_sections() -> None:
         ParamsError: names section, key and the nearest known one.
     """
     for stage in read_yaml(DVC_YAML)["stages"]:
-        schema = getattr(import_module(f"stages.{stage}"), "Section", None)
-        if schema is not None:
-            read_section(stage, schema)
+        read_section(stage, import_module(f"stages.{stage}").Section)
 
 
 def main() -> None:
