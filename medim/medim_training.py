@@ -30,6 +30,8 @@ TASK_STATES = {
     "report_to_image": "picture_given_report",
     "joint": "joint",
 }
+# Without the condition: what knowing it gains is the difference to the two questions above
+UNCONDITIONAL_STATES = {"report_alone": "report_alone", "picture_alone": "picture_alone"}
 VALIDATION_SEED = 20_260_101  # masks of the validation are the same in every training, so that curves compare
 
 
@@ -176,7 +178,9 @@ class MeDiMTrainee:
 def validation_nelbo(model: MeDiM, val: Mapping[str, Tokens], settings: MeDiMSettings, chunk: int) -> dict[str, float]:
     """`<dataset>/<task>` -> nats per token of the NELBO (Eq. 6, uncapped) on the first `val_pairs` pairs.
 
-    Masks and times are fixed, the same at every step and in every training; the prompt and EOS are predicted too.
+    Beside the tasks, the report and the picture alone: image_to_report far below report_alone means that the network
+    looks at the picture. Masks and times are fixed, the same with and without the condition, at every step and in every
+    training; the prompt and EOS are predicted too.
 
     Args:
         chunk: pairs per network call.
@@ -184,7 +188,7 @@ def validation_nelbo(model: MeDiM, val: Mapping[str, Tokens], settings: MeDiMSet
     out: dict[str, float] = {}
     for name, tokens in val.items():
         num = min(settings.val_pairs, len(tokens))
-        for task, state in TASK_STATES.items():
+        for task, state in (TASK_STATES | UNCONDITIONAL_STATES).items():
             loss = replace(
                 settings.loss, states={state: 1.0}, prompt_keep=0.0, length_known=0.0, condition_dropout=0.0,
                 weighting="nelbo", complementary=False,

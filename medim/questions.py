@@ -28,7 +28,7 @@ from medim.model import MeDiM
 from medim.pairs import PROMPT_END, Pair, full_text, load_images, split_prompt
 from medim.precision import use_bf16
 from medim.systems import TASKS, Sample
-from medim.tokenizers.vqgan import VQGAN, load_vqgan
+from medim.tokenizers.vqgan import VQGAN, load_vqgan, to_pixels, to_unit
 
 Images = NDArray[np.uint8]
 
@@ -122,8 +122,8 @@ class Questions:
         """Codes (B, n) of images (B, S, S, 3) uint8; codes as they are."""
         if isinstance(pictures, Tensor):
             return pictures.to(self.model.device)
-        images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return self.vqgan.encode(images.to(next(self.vqgan.parameters()).device)).to(self.model.device)
+        images = to_unit(torch.from_numpy(pictures).to(next(self.vqgan.parameters()).device))
+        return self.vqgan.encode(images).to(self.model.device)
 
     def _answer(self, text: Tensor | None, codes: Tensor | None, seeds: Sequence[int]) -> Answers:
         return self._finish(self.model.sequence(text, codes, len(seeds)), seeds)
@@ -137,8 +137,7 @@ class Questions:
             )
         layout = self.model.layout
         codes = self.model.vocab.to_codes(result.x[:, layout.image])
-        decoded = self.vqgan.decode(codes.to(next(self.vqgan.parameters()).device))
-        images = ((decoded + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        images = to_pixels(self.vqgan.decode(codes.to(next(self.vqgan.parameters()).device))).cpu().numpy()
         texts = [self.model.tokenizer.decode(row) for row in result.x[:, layout.text].tolist()]
         return Answers(texts, codes, images, result.num_evaluations.tolist())
 

@@ -22,20 +22,24 @@ def attend(
     """(B, H, L, C) queries, keys, values -> (B, L, H, C); arguments as transformers' `sdpa_attention_forward`."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    causal = kwargs.get("is_causal")
+    asked = kwargs.get("is_causal")
+    causal = bool(getattr(module, "is_causal", True) if asked is None else asked)  # as transformers decides it
     plain = (
         query.device.type == "cpu"
         and computes_in_bf16(query)
         and query.shape[2] <= SHORT
         and query.shape[1] == key.shape[1]
         and attention_mask is None
-        and causal is False
         and not kwargs.get("dropout")
     )
     if not plain:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     query, key, value = query.bfloat16(), key.bfloat16(), value.bfloat16()
-    weights = torch.softmax((query * kwargs["scaling"]) @ key.transpose(-1, -2), dim=-1, dtype=torch.bfloat16)
+    scores = (query * kwargs["scaling"]) @ key.transpose(-1, -2)  # (B, H, L, L)
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.bfloat16)
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 

@@ -23,10 +23,6 @@ from medim.data.splits import SPLITS
 from medim.pairs import PROMPT_END, Pair, encode_png
 
 SPLIT_NAMES = {"train": "train", "val": "val", "validate": "val", "validation": "val", "dev": "val", "test": "test"}
-PICTURES = (  # suffixes: those of image_io and others that Pillow reads
-    *SUFFIXES, ".jfif", ".jpe", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".apng", ".dib", ".pbm",
-    ".pgm", ".ppm", ".pnm",
-)  # fmt: skip
 MAX_FIELD = 10_000_000  # characters of one CSV cell; more is taken for a quotation mark that nothing closes
 
 
@@ -97,11 +93,11 @@ def _neighbour_items(root: Path, stats: ImportStats) -> Iterator[Item]:
     others = {p.with_suffix("") for p in files if p.suffix.lower() != ".txt"}
     for path in files:
         text, stem, suffix = path.with_suffix(".txt"), path.with_suffix(""), path.suffix.lower()
-        if suffix in PICTURES and text.is_file():
+        if suffix in SUFFIXES and text.is_file():
             report, cp1252 = decode_report(text.read_bytes())
             yield Item(path, report, stem.relative_to(root).as_posix(), "", cp1252)
             continue
-        if suffix in PICTURES:
+        if suffix in SUFFIXES:
             reason = f"no report: {text.name} is missing"
         elif suffix == ".txt":
             reason = "" if stem in others else "no picture beside it"
@@ -177,7 +173,7 @@ def _table_items(source: FolderSource, root: Path, stats: ImportStats) -> Iterat
         name = _cell(row, source.image_column)
         label = name or f"{source.table} row {number + 1}"
         image = root / source.image_folder / name
-        pictures = sorted(p for p in image.rglob("*") if p.suffix.lower() in PICTURES) if image.is_dir() else [image]
+        pictures = sorted(p for p in image.rglob("*") if p.suffix.lower() in SUFFIXES) if image.is_dir() else [image]
         if not name or not pictures:
             stats.quarantined.append((label, "the row names no picture"))
             continue

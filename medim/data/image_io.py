@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".dicom")
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".dicom", ".jfif", ".jpe", ".jp2",
+    ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".apng", ".dib", ".pbm", ".pgm", ".ppm", ".pnm",
+)  # fmt: skip
 WINDOW = (0.5, 99.5)  # percentiles that become black and white in a 16-bit picture without a window of its own
 MAX_PIXELS = 200_000_000
 COLOURS = {"black": (0, 0, 0), "white": (255, 255, 255), "official": (122, 116, 104)}

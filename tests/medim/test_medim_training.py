@@ -84,7 +84,18 @@ def test_validation_is_the_same_whenever_it_is_asked(tmp_path):
     values = [validation_nelbo(model, data.val, tiny.settings(), 2) for _ in range(2)]
     torch.rand(3)
     assert values[0] == values[1] == validation_nelbo(model, data.val, tiny.settings(), 2)
-    assert values[0].keys() == {f"a/{task}" for task in TASK_STATES}
+    assert values[0].keys() == {f"a/{task}" for task in (*TASK_STATES, "report_alone", "picture_alone")}
+
+
+def test_validation_shows_whether_the_condition_is_used(tmp_path):
+    """Report i and picture i come from the same code here, so that a network which looks knows the report."""
+    data = tiny.data(tmp_path / "tokens")
+    train_medim(
+        data, tiny.settings(), replace(tiny.OPTIM, steps=60, lr=1e-2, ema=0.0), seed=7, work=tmp_path / "work",
+        out=tmp_path / "out", on_log=lambda *_: None, pretrained=None, device=torch.device("cpu"),
+    )  # fmt: skip
+    after = validation_nelbo(load_medim(tmp_path / "out"), data.train, tiny.settings(), 4)
+    assert after["b/image_to_report"] < after["b/report_alone"]
 
 
 def test_nats_per_token_is_a_mean_over_tokens(tmp_path):

@@ -134,13 +134,13 @@ def test_bidirectional_attention_gets_no_mask(monkeypatch):
     assert seen == [(None, False)] * 3 + [(None, True)] * 3
 
 
-@pytest.mark.parametrize("heads", [2, 4])
-def test_short_bf16_attention_is_sdpa(monkeypatch, heads):
+@pytest.mark.parametrize(("heads", "causal"), [(2, False), (4, False), (4, True)])
+def test_short_bf16_attention_is_sdpa(monkeypatch, heads, causal):
     q, k, v = (torch.randn(2, 4, 30, 8, generator=torch.Generator().manual_seed(i)).bfloat16() for i in range(3))
     k, v = k[:, :heads], v[:, :heads]
     module = torch.nn.Module()
     module.num_key_value_groups = 4 // heads
-    arguments = {"attention_mask": None, "is_causal": False, "scaling": 0.3}
+    arguments = {"attention_mask": None, "is_causal": causal, "scaling": 0.3}
     got, _ = attention.attend(module, q, k, v, **arguments)
     monkeypatch.setattr(attention, "SHORT", 0)
     expected, _ = attention.attend(module, q, k, v, **arguments)

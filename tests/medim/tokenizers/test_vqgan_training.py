@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medim.tokenizers.codebook import CodebookSettings
-from medim.tokenizers.vqgan import VQGANConfig, load_vqgan
+from medim.tokenizers.vqgan import VQGANConfig, load_vqgan, to_pixels, to_unit
 from medim.tokenizers.vqgan_loss import VQGANLossSettings
 from medim.tokenizers.vqgan_training import (
     VQGANTrainee,
@@ -18,8 +18,6 @@ from medim.tokenizers.vqgan_training import (
     decode_codes,
     encode_images,
     reconstruct,
-    to_pixels,
-    to_unit,
     train_vqgan,
 )
 from medim.training import Optimisation
