@@ -83,7 +83,7 @@ class CausalDecoder(nn.Module):
         A first caption token has nothing before it and is not learned.
         """
         ids, learned = self.sequences(batch, caption_first)
-        hidden = self.backbone.hidden(ids, None, causal=True)[:, :-1]
+        hidden = self.backbone.hidden(ids, None, causal=True, report_first=caption_first)[:, :-1]
         target, wanted = ids[:, 1:], learned[:, 1:]
         is_code = target >= self.vocab.image_offset
         text_rows, image_rows = self.backbone.head_rows()

@@ -149,10 +149,15 @@ def initialise_decoder(backbone: MLLM, tokenizer: TextTokenizer, start: Start, s
         Counts: blocks' tensors, report rows copied and drawn, code rows copied and drawn.
 
     Raises:
-        ValueError: a weight is missing, or of another shape; names it.
+        ValueError: a weight is missing, or of another shape (names it); or the backbone's positions are not flat.
     """
     if is_own(start.source):
         return _initialise_own(backbone, tokenizer, start.source)
+    if backbone.settings.positions != "flat":
+        raise ValueError(
+            f"{start.source} was trained with positions in one line: set positions: flat "
+            f"(params.yaml:train_medim.settings.backbone)"
+        )
     checkpoint = open_checkpoint(start.source)
     blocks = 0
     with torch.no_grad():

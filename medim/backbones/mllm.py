@@ -26,6 +26,7 @@ from torch.nn.functional import linear
 
 from medim.backbones.adaln import AdaLN, TimestepEmbedder, make_adaptive
 from medim.backbones.attention import register_attention, rotary_in_compute_dtype
+from medim.backbones.positions import POSITIONS, GridRotary, position_ids
 from medim.diffusion.denoise import ModalityLogits
 from medim.vocab import SequenceLayout, SharedVocab
 
@@ -38,6 +39,7 @@ class BackboneSettings:
     the vocabulary is set by the model."""
 
     decoder: Mapping[str, Any]
+    positions: str  # flat | grid, see positions.py
     causal: bool  # keep the causal mask (Table 4 "w/ causal mask")
     timestep: str  # t | sigma | none
     adaln: str  # full | single | none
@@ -69,9 +71,7 @@ def build_decoder(decoder: Mapping[str, Any], vocab_size: int, causal: bool, len
     values["max_position_embeddings"] = max(length, int(values.get("max_position_embeddings", length)))
     config = AutoConfig.for_model(kind, **values)
     config.is_causal = causal
-    model = AutoModel.from_config(config, attn_implementation=register_attention())
-    model.rotary_emb.register_forward_hook(rotary_in_compute_dtype)
-    return model
+    return AutoModel.from_config(config, attn_implementation=register_attention())
 
 
 class MLLM(nn.Module):
@@ -85,6 +85,13 @@ class MLLM(nn.Module):
         super().__init__()
         self.vocab, self.layout, self.settings = vocab, layout, settings
         self.decoder = build_decoder(settings.decoder, vocab.size, settings.causal, layout.length)
+        if settings.positions not in POSITIONS:
+            raise ValueError(
+                f"positions must be one of {', '.join(POSITIONS)}, got {settings.positions!r} (params.yaml)"
+            )
+        if settings.positions == "grid":
+            self.decoder.rotary_emb = GridRotary(self.decoder.rotary_emb, layout)
+        self.decoder.rotary_emb.register_forward_hook(rotary_in_compute_dtype)
         width, layers = self.decoder.config.hidden_size, self.decoder.config.num_hidden_layers
         self.embed_time: TimestepEmbedder | None = None
         self.adaln: AdaLN | None = None
@@ -102,14 +109,19 @@ class MLLM(nn.Module):
         if settings.gradient_checkpointing:
             self.decoder.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def hidden(self, ids: Tensor, t: Tensor | None, causal: bool | None = None) -> Tensor:
+    def hidden(
+        self, ids: Tensor, t: Tensor | None, causal: bool | None = None, report_first: Tensor | None = None
+    ) -> Tensor:
         """Last hidden states (B, L, D) of shared ids (B, L) at times t (B,).
 
         Args:
             t: None leaves time out: the plain decoder (autoregressive pretraining).
             causal: overrides the settings for this call.
+            report_first: (B,) bool, samples in the order report | BOI | picture | EOI; None: in the layout's.
         """
         extra: dict[str, Any] = {} if causal is None else {"is_causal": causal}
+        if self.settings.positions == "grid" and report_first is not None:
+            extra["position_ids"] = position_ids(self.layout, report_first)
         embeddings = self.decoder.embed_tokens(ids)
         if self.embed_time is not None and t is not None:
             c = self.embed_time(t)

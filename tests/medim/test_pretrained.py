@@ -1,6 +1,7 @@
 """Pretrained decoders: Hugging Face folders and GGUF files become the backbone's start, weight by weight."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def checkpoint(folder: Path, kind: str = "llama", codes: int = 0) -> Any:
 
 
 def backbone(start: Start, **changes: Any) -> MLLM:
-    settings = tiny.BACKBONE.to_dict() | changes | {"decoder": decoder_settings(start)}
+    settings = tiny.BACKBONE.to_dict() | {"positions": "flat"} | changes | {"decoder": decoder_settings(start)}
     torch.manual_seed(2)
     return MLLM(SharedVocab(tiny.tokenizer().size, tiny.CODES), tiny.LAYOUT, type(tiny.BACKBONE)(**settings))
 
@@ -69,6 +70,13 @@ def test_blocks_are_copied_and_rows_follow_their_tokens(tmp_path, kind):
     codes = rows[ours.vocab.image_offset :]
     assert float(codes.detach().std()) == pytest.approx(float(table.std()), rel=0.2)
     assert len(codes.unique(dim=0)) == tiny.CODES
+
+
+def test_a_real_decoder_keeps_its_positions(tmp_path):
+    checkpoint(tmp_path)
+    start = Start(tmp_path, None, None, None)
+    with pytest.raises(ValueError, match="set positions: flat"):
+        initialise_decoder(backbone(start, positions="grid"), tiny.tokenizer(), start, 0)
 
 
 @pytest.mark.parametrize(("kind", "weight"), [("llama", 0.4), ("gemma", -0.6)])
@@ -101,7 +109,8 @@ def test_known_codes_and_an_own_head_carry_over(tmp_path):
 
 def test_training_starts_from_a_checkpoint(tmp_path):
     theirs = checkpoint(tmp_path / "hf")
-    model = build_medim(tiny.data(tmp_path), tiny.settings(), 0, Start(tmp_path / "hf", 1, None, None))
+    settings = tiny.settings(replace(tiny.BACKBONE, positions="flat"))
+    model = build_medim(tiny.data(tmp_path), settings, 0, Start(tmp_path / "hf", 1, None, None))
     assert model.backbone.settings.decoder["hidden_size"] == 16
     assert torch.equal(model.backbone.decoder.layers[0].mlp.up_proj.weight, theirs.model.layers[0].mlp.up_proj.weight)
 
