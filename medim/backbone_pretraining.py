@@ -155,7 +155,9 @@ def pretrain_backbone(
     """
     torch.manual_seed(seed)
     tokenizer = TextTokenizer.load(data.tokenizer)
-    model = CausalDecoder(tokenizer, data.codebook_size, data.layout(), settings.backbone).to(device).train()
+    model = CausalDecoder(tokenizer, data.codebook_size, data.layout(), settings.backbone)
+    model.backbone.start_codes(data.codebook, torch.Generator().manual_seed(seed))
+    model = model.to(device).train()
     chunk = max(1, optim.batch_size // optim.accumulate)
 
     def validate(module: nn.Module, _step: int) -> Mapping[str, float]:

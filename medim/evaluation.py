@@ -48,6 +48,9 @@ class EvaluationSettings:
     inception_weights: str | None  # torch-fidelity's Inception file; null = proxy features only
 
 
+UNKNOWN = ""  # dataset of a free sample that nothing recognises
+
+
 class Reference:
     """The real pairs of one dataset that answers are held against.
 
@@ -213,7 +216,10 @@ class Evaluation:
         return scores
 
     def turned_into(self, samples: Sequence[Sample]) -> list[str]:
-        """The dataset of each free sample: by its prompt where that names one, else by what the reader takes it for."""
+        """The dataset of each free sample: by its prompt where that names one, else by what the reader takes it for.
+
+        UNKNOWN where the prompt names none and the reader was trained on none of the datasets.
+        """
         seen = iter(self._looks_like([sample for sample in samples if self._named_by(sample) is None]))
         return [self._named_by(sample) or next(seen) for sample in samples]
 
@@ -225,7 +231,7 @@ class Evaluation:
             return []
         reader = next(iter(self.references.values())).reader
         known = [name for name in self.prompts if name in reader.config.domains]
-        return domains_of(reader, _images(samples), known) if known else [next(iter(self.prompts))] * len(samples)
+        return domains_of(reader, _images(samples), known) if known else [UNKNOWN] * len(samples)
 
     def joint_of(self, reference: Reference, samples: Sequence[Sample]) -> Scores:
         """Agreement of the two halves of each pair, and whether the pairs are as varied as real ones."""
@@ -241,7 +247,7 @@ class Evaluation:
             scores["sentence_validity"] = sentence_validity(reports, grammar, seed, resamples)
             scores["findings_within_30pct"] = findings_within_30pct(said, reference.frequency, seed, resamples)
             real = states_of(reference.train)
-            scores["distinct_sets_ratio"] = distinct_sets_ratio(said[: len(real)], real, seed, resamples)
+            scores["distinct_sets_ratio"] = distinct_sets_ratio(said, real, seed, resamples)
             judge = PhantomJudge(grammar, reference.read_images, reference.labels)
             scores["alignment (phantom judge)"] = alignment(judge, images, reports, seed, resamples)
         return scores

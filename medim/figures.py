@@ -152,8 +152,11 @@ def save_png(page: Image.Image, path: Path) -> None:
     page.save(path, "PNG", compress_level=9)
 
 
-def reference_of(sample: Sample, references: Mapping[str, Reference]) -> Reference:
-    """The dataset of a sample; a free sample (of no dataset) is taken for what its picture looks like."""
+def reference_of(sample: Sample, references: Mapping[str, Reference]) -> Reference | None:
+    """The dataset of a sample; a free sample (of no dataset) is taken for what its picture looks like to the reader.
+
+    None where the reader was trained on none of the datasets.
+    """
     if sample.dataset in references:
         return references[sample.dataset]
     from medim.metrics.finding_reader import domains_of
@@ -161,7 +164,7 @@ def reference_of(sample: Sample, references: Mapping[str, Reference]) -> Referen
     first = next(iter(references.values()))
     known = [name for name in references if name in first.reader.config.domains]
     if sample.image is None or not known:
-        return first
+        return None
     return references[domains_of(first.reader, sample.image[None], known)[0]]
 
 
@@ -172,15 +175,15 @@ def panel_of(sample: Sample, references: Mapping[str, Reference]) -> tuple[Panel
     report, generated picture as the finding reader reads it. joint: both generated.
     """
     reference = reference_of(sample, references)
-    given = reference.by_id.get(sample.pair_id)
+    given = reference.by_id.get(sample.pair_id) if reference is not None else None
     image, report = sample.image, sample.report
     if image is None and given is not None:
         image = _pixels(given.image)
     if report is None and given is not None:
         report = given.report
-    title = f"{reference.dataset}, {sample.task.replace('_', ' ')}"
+    title = ", ".join([*([reference.dataset] if reference is not None else []), sample.task.replace("_", " ")])
     text = f"{sample.prompt}: {report or ''}".strip(": ")
-    if reference.domain is None or image is None or not reference.labels:
+    if reference is None or reference.domain is None or image is None or not reference.labels:
         return Panel(image, title, text), 0.0
     said = reference.domain.grammar.read(report or "")
     true = json.loads(given.findings) if given is not None and given.findings and sample.image is None else None

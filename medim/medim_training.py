@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from medim.backbones.mllm import BackboneSettings
 from medim.diffusion.absorbing import Nelbo
+from medim.diffusion.schedule import get_schedule
 from medim.model import LossSettings, MeDiM, TokenBatch
 from medim.pretrained import Start, decoder_settings, initialise_decoder, is_own
 from medim.tokenizers.text import TextTokenizer
@@ -62,12 +63,17 @@ class Tokens:
 
 @dataclass(frozen=True)
 class TokenData:
-    """What a training sees: token files per dataset, their tokenizer's folder and the size of their codebook."""
+    """What a training sees: token files per dataset, their tokenizer's folder, and their codes' codebook (n, d)."""
 
     train: Mapping[str, Tokens]
     val: Mapping[str, Tokens]
     tokenizer: Path
-    codebook_size: int
+    codebook: Tensor
+
+    @property
+    def codebook_size(self) -> int:
+        """n."""
+        return len(self.codebook)
 
     def layout(self) -> SequenceLayout:
         """The one layout of all files.
@@ -93,6 +99,14 @@ class MeDiMSettings:
     noise: str  # noise schedule, see medim.diffusion.schedule
     loss: LossSettings
     val_pairs: int  # validation pairs per dataset
+
+    def __post_init__(self) -> None:
+        """Check the name of the noise schedule.
+
+        Raises:
+            ValueError: see `get_schedule`.
+        """
+        get_schedule(self.noise)
 
 
 def read_tokens(path: Path, limit: int | None = None) -> Tokens:
@@ -219,7 +233,9 @@ def build_medim(data: TokenData, settings: MeDiMSettings, seed: int, pretrained:
     if pretrained is not None and not is_own(pretrained.source):
         backbone = replace(backbone, decoder=decoder_settings(pretrained))
     model = MeDiM(tokenizer, data.codebook_size, data.layout(), backbone, settings.noise)
-    if pretrained is not None:
+    if pretrained is None:
+        model.backbone.start_codes(data.codebook, torch.Generator().manual_seed(seed))
+    else:
         counts = initialise_decoder(model.backbone, tokenizer, pretrained, seed)
         print(f"train_medim: decoder from {pretrained.source}: {counts}", flush=True)
     return model

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medim.backbones.mllm import MLLM, BackboneSettings
-from medim.diffusion.absorbing import Nelbo, Noisy, complement, corrupt, join, nelbo, sample_t
+from medim.diffusion.absorbing import Nelbo, Noisy, cap_weight, complement, corrupt, join, nelbo, sample_t
 from medim.diffusion.denoise import ModalityLogits
 from medim.diffusion.schedule import get_schedule
 from medim.diffusion.space import TokenSpace
-from medim.diffusion.states import StateMaps, assign_states, state_maps
+from medim.diffusion.states import StateMaps, assign_states, check_fractions, check_probabilities, state_maps
 from medim.tokenizers.text import TextTokenizer
 from medim.vocab import SequenceLayout, SharedVocab
 
@@ -59,6 +59,19 @@ class LossSettings:
     text_weight: float
     image_weight: float
     complementary: bool  # each sample a second time with exactly the other tokens masked (twice the cost)
+
+    def __post_init__(self) -> None:
+        """Check states, probabilities, weighting and cap.
+
+        Raises:
+            ValueError: names the parameter, its value and what is possible.
+        """
+        check_fractions(self.states)
+        check_probabilities(
+            prompt_keep=self.prompt_keep, length_known=self.length_known, condition_dropout=self.condition_dropout,
+            sampling_eps=self.sampling_eps,
+        )  # fmt: skip
+        cap_weight(torch.ones(()), self.weighting, self.cap)
 
 
 class MeDiM(nn.Module):

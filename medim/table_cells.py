@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from medim.tables import Column, Metrics, Row, Source, Table, World, printed_value
@@ -21,6 +23,17 @@ class Measured(NamedTuple):
 
 
 NOTHING = Measured(None, None, None, 0, 0, False)
+
+
+def read_metrics(folder: Path, models: Sequence[str]) -> dict[str, Any]:
+    """Model -> its metrics file. Files of models that params.yaml no longer names stay out, and are named."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    rows = {name: page for name, page in found.items() if "rows" in page}
+    for name in sorted(rows.keys() - set(models)):
+        print(
+            f"record_tables: {folder / name}.json is of no model in params.yaml:evaluate.models: left out", flush=True
+        )
+    return {name: page for name, page in rows.items() if name in models}
 
 
 def build_table(table: Table, metrics: Metrics, world: World) -> dict[str, Any]:

@@ -178,15 +178,15 @@ def _columns(
 
 
 def _image_metrics(world: World, prefix: str = "") -> Mapping[str, str | None]:
-    proxies: dict[str, str | None] = dict.fromkeys([name + PHANTOM for name in IMAGE_METRICS])
-    if world.drawn:
-        return proxies | {"finding_f1": None}
-    return {name: prefix + name if name in ("FID", "IS") else None for name in IMAGE_METRICS} | proxies
+    """The reader's features and, of worlds of real data, the literature's with its printed numbers."""
+    real = {name: prefix + name if name in ("FID", "IS") else None for name in IMAGE_METRICS}
+    proxies = dict.fromkeys([name + PHANTOM for name in IMAGE_METRICS])
+    return ({} if world.drawn else real) | proxies | {"finding_f1": None}
 
 
 def _report_metrics(world: World, prefix: str = "") -> Mapping[str, str | None]:
     metrics = {name: printed and prefix + printed for name, printed in REPORT_METRICS.items()}
-    return metrics | (dict.fromkeys(FINDING_METRICS) if world.drawn else {})
+    return metrics | dict.fromkeys(FINDING_METRICS)
 
 
 def _images(slot: str) -> Callable[[World], list[Column]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from medim.evaluation import EvaluationSettings, Reference, Scores, states_of
+from medim.evaluation import Reference, Scores, states_of
 from medim.metrics.bootstrap import Estimate
 from medim.metrics.finding_reader import features
 from medim.metrics.findings import finding_f1_ratio, finding_scores
@@ -19,6 +20,14 @@ from medim.metrics.image_quality import centred_bootstrap, fid_estimate, reconst
 from medim.tokenizers.codebook import codebook_statistics
 from medim.tokenizers.vqgan import VQGAN
 from medim.tokenizers.vqgan_training import Pixels, reconstruct
+
+
+@dataclass(frozen=True)
+class TokenizerEvaluation:
+    """Bootstrap draws of the intervals; the values stand in params.yaml."""
+
+    resamples: int  # of means over pictures
+    set_resamples: int  # of FID and the codebook's use, which are of a set of pictures
 
 
 def clean_pictures(reference: Reference) -> Pixels:
@@ -31,7 +40,7 @@ def clean_pictures(reference: Reference) -> Pixels:
 
 
 def evaluate_vqgan(
-    vqgan: VQGAN, reference: Reference, settings: EvaluationSettings, seed: int
+    vqgan: VQGAN, reference: Reference, settings: TokenizerEvaluation, seed: int
 ) -> tuple[Scores, dict[str, Estimate], Pixels]:
     """Metrics `<dataset>/vqgan/<metric>`, finding F1 per label on reconstructions, and the reconstructions.
 
@@ -41,10 +50,10 @@ def evaluate_vqgan(
     pixels, codes = reconstruct(vqgan, reference.test_images)
     resamples = settings.resamples
     scores = reconstruction_quality(pixels, clean_pictures(reference), seed, resamples)
-    scores |= codebook_scores(codes.numpy(), vqgan.codebook_size, seed, settings.quality.resamples)
+    scores |= codebook_scores(codes.numpy(), vqgan.codebook_size, seed, settings.set_resamples)
     if len(pixels) > 1:
         made, real = features(reference.reader, pixels), features(reference.reader, reference.test_images)
-        scores["reconstruction FID (phantom features)"] = fid_estimate(made, real, seed, resamples)
+        scores["reconstruction FID (phantom features)"] = fid_estimate(made, real, seed, settings.set_resamples)
     per_label: dict[str, Estimate] = {}
     if reference.labels:
         truth, of_real = states_of(reference.test), reference.read_images(reference.test_images)

@@ -140,14 +140,22 @@ def load_section(model: type[Model], section: str, path: Path = PARAMS) -> Model
         TypeError: the model has a default or lets unknown keys pass.
         ParamsError: the section is missing or does not fit; names file, section, keys and the nearest names.
     """
+    check_schema(model)
+    return validated(model, _section_of(read_yaml(path), section, path), f"{path}:{section}")
+
+
+def validated(model: type[Model], values: Mapping[str, Any], place: str) -> Model:
+    """Values as `model`, strictly; `place` stands in errors.
+
+    Raises:
+        ParamsError: see `load_section`.
+    """
     from pydantic import ValidationError
 
-    check_schema(model)
-    values = _section_of(read_yaml(path), section, path)
     try:
         return model.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise ParamsError(f"{path}:{section}: {'; '.join(_complaints(model, error))}") from None
+        raise ParamsError(f"{place}: {'; '.join(_complaints(model, error))}") from None
 
 
 def _section_of(data: dict[str, Any], section: str, path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -41,9 +42,24 @@ OWNER, CLOCK = "owner.json", "clock.json"
 
 
 def command(main: Callable[[], None]) -> None:
-    """Run a stage's main function; a wrong params.yaml ends it with one line and exit code 1, without a traceback."""
+    """Run a stage's main function; a wrong params.yaml ends it with one line and exit code 1, without a traceback.
+
+    All sections are read first, not the stage's alone: a wrong value in the last one does not wait for the trainings
+    before it. A forked process does that, so that the stage's own loads no code that its hash does not hold.
+    """
+    from pipeline.params import check_sections  # pydantic
+
+    check = multiprocessing.get_context("fork").Process(target=_run, args=(check_sections,))
+    check.start()
+    check.join()
+    if check.exitcode:
+        sys.exit(1)  # it has said why
+    _run(main)
+
+
+def _run(function: Callable[[], None]) -> None:
     try:
-        main()
+        function()
     except ParamsError as error:
         sys.exit(str(error))
 

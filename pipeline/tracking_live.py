@@ -1,6 +1,7 @@
-"""Curves in MLflow while a stage runs.
+"""Curves and sheets in MLflow while a stage runs.
 
-`LiveSender` starts a second process of low priority that reads the growing logs/<instance>.jsonl and sends new points.
+`LiveSender` starts a second process of low priority that reads the growing logs/<instance>.jsonl and sends new points,
+and the sheets that a training draws (figures/<name>_training*.png) when they appear or change.
 A process, not a thread: importing MLflow alone takes seconds of the interpreter and 200 MB, which would slow short
 trainings and stand in their measured memory. Whatever goes wrong in it, the training does not notice; the final
 `pipeline.tracking sync` replaces the live run by the whole curve.
@@ -8,6 +9,7 @@ trainings and stand in their measured memory. Whatever goes wrong in it, the tra
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 DELAY = 20.0  # seconds before the first sending, so that short stages never pay for it
 PERIOD = 10.0  # seconds between sendings
 LONGEST_WAIT = 300.0  # seconds between attempts when the store is away
+ROUNDED = 0.001  # seconds that rounding may add to a line's time
 OFF_VARIABLE = "MEDIM_LIVE"  # set to 0: send nothing while stages run
 
 
@@ -103,6 +106,44 @@ class Tail:
         self._inode, self._offset, self._sent = 0, 0, {}
 
 
+class Sheets:
+    """Says which sheets of a training are new or changed since the last call."""
+
+    def __init__(self, world: World, instance: str) -> None:
+        self._world, self._instance = world, instance
+        self._sent: dict[Path, int] = {}  # file -> time of change in ns
+
+    def read(self) -> list[Path]:
+        """Sheets to send. One that is older than the first line of the curves is an earlier training's."""
+        from pipeline.tracking_tables import training_sheets
+
+        begin, fresh = self._begin(), []
+        if begin is None:
+            return []
+        for path in training_sheets(self._world, self._instance):
+            try:
+                changed = path.stat().st_mtime_ns
+            except FileNotFoundError:  # being replaced
+                continue
+            if changed >= begin and changed != self._sent.get(path):
+                self._sent[path] = changed
+                fresh.append(path)
+        return fresh
+
+    def _begin(self) -> int | None:
+        """When the first line of the curves was written, in ns since 1970; None: not yet."""
+        try:
+            with self._world.logs(self._instance).open("rb") as file:
+                line = file.readline()
+        except FileNotFoundError:
+            return None
+        return int(1e9 * (json.loads(line)["time"] - ROUNDED)) if line.endswith(b"\n") else None
+
+    def again(self) -> None:
+        """Begin anew: the store has forgotten what was sent."""
+        self._sent = {}
+
+
 class Connection:
     """A live run in MLflow, opened when first needed and again after an error."""
 
@@ -111,14 +152,17 @@ class Connection:
         self._client: MlflowClient | None = None
         self._run = ""
 
-    def send(self, points: list[Point]) -> None:
-        """Send points to the live run."""
+    def send(self, points: list[Point], sheets: list[Path]) -> None:
+        """Send points and sheets to the live run."""
         from pipeline import tracking_store
+        from pipeline.tracking_tables import SHEETS
 
         if self._client is None:
             self._open()
         assert self._client is not None
         tracking_store.send(self._client, self._run, points, {})
+        for sheet in sheets:
+            self._client.log_artifact(self._run, str(sheet), SHEETS)
 
     def _open(self) -> None:
         from pipeline.tracking_store import LIVE, group_runs, locked_store, now_ms
@@ -143,18 +187,25 @@ class Connection:
             self._client.set_terminated(self._run)
 
 
-def follow(tail: Tail, connection: Connection, wait: Callable[[float], bool], period: float, delay: float = 0.0) -> int:
-    """Send new points until `wait(seconds)` says that the stage has ended; returns the number of failed sendings.
+def follow(
+    tail: Tail,
+    sheets: Sheets,
+    connection: Connection,
+    wait: Callable[[float], bool],
+    period: float,
+    delay: float = 0.0,
+) -> int:
+    """Send new points and sheets until `wait(seconds)` says that the stage has ended; returns how many sendings failed.
 
     After a failure the pause doubles, up to LONGEST_WAIT, and everything is sent again to a new live run.
     """
     errors, pause = 0, period
     ended = wait(delay)
     while True:
-        points = tail.read()
         try:
-            if points:
-                connection.send(points)
+            points, pictures = tail.read(), sheets.read()
+            if points or pictures:
+                connection.send(points, pictures)
             if ended:
                 connection.finish()
             pause = period
@@ -163,6 +214,7 @@ def follow(tail: Tail, connection: Connection, wait: Callable[[float], bool], pe
             print(f"live curves: {error}", file=sys.stderr)
             connection.close()
             tail.again()
+            sheets.again()
             pause = min(2 * pause, LONGEST_WAIT)
         if ended:
             return errors
@@ -187,7 +239,8 @@ def main(argv: list[str]) -> int:
     if ended.wait(delay):
         return 0  # a short stage: the final sync shows it
     world = World(root)
-    return min(1, follow(Tail(world.logs(instance)), Connection(world, instance), ended.wait, period))
+    tail, sheets = Tail(world.logs(instance)), Sheets(world, instance)
+    return min(1, follow(tail, sheets, Connection(world, instance), ended.wait, period))
 
 
 if __name__ == "__main__":

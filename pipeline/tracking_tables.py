@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ HEAD = "(the table)"
 FORMATS = (".md", ".csv", ".html")
 COSTS = ("seconds", "peak_bytes", "parameters", "examples")
 WORK = "work/"  # before a cost: MLflow's page of curves goes by the alphabet, and curves are to come before costs
+SHEETS = "figures"  # artifact folder of a training's pictures
 LAYOUT = b"2"  # raise it when the same files are to be shown in another way: all runs are recorded anew
 
 
@@ -195,7 +197,7 @@ def show_figures(client: MlflowClient, world: World) -> Shown | None:
 def training_run(world: World, instance: str) -> tuple[str, RunSpec]:
     """(content hash, run) of a finished stage instance: curves, parameters, costs, pictures."""
     log, costs = world.logs(instance).read_bytes(), read_json(world.costs(instance))
-    pictures = _pictures(world, instance)
+    pictures = training_sheets(world, instance)
     content = digest(LAYOUT, log, json.dumps(costs, sort_keys=True).encode(), *(f.read_bytes() for f in pictures))
     points = list(curve_points(log.decode("utf-8").splitlines()))
     begin = min((point.time for point in points), default=now_ms())
@@ -203,13 +205,14 @@ def training_run(world: World, instance: str) -> tuple[str, RunSpec]:
     points += [Point(f"{WORK}{k}", float(costs[k]), end, 0) for k in COSTS if isinstance(costs.get(k), int | float)]
     params = dict(flat(costs.get("params", {}))) | {key: str(costs[key]) for key in ("seed", "threads") if key in costs}
     tags = {"kind": "training", "stage": instance.partition("@")[0], "code": str(costs.get("code"))}
-    return content, RunSpec(instance, begin, end, params, points, tags, files=[(f, "figures") for f in pictures])
+    return content, RunSpec(instance, begin, end, params, points, tags, files=[(f, SHEETS) for f in pictures])
 
 
-def _pictures(world: World, instance: str) -> list[Path]:
-    """PNG sheets beside the trained model."""
-    item = instance.partition("@")[2]
-    return sorted(world.model(item).rglob("*.png")) if item else []
+def training_sheets(world: World, instance: str) -> list[Path]:
+    """Sheets that a training draws: figures/vqgan_training*.png of train_vqgan, x_training*.png of train_medim@x."""
+    stage, _, item = instance.partition("@")
+    name = item or stage.removeprefix("train_")
+    return sorted(world.figures().glob(f"{escape(name)}_training*.png"))
 
 
 def curve_points(lines: Iterable[str]) -> Iterator[Point]:

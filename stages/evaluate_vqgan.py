@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from medim.evaluation import EvaluationSettings, Reference, Scores, as_json
+from medim.evaluation import Reference, Scores, as_json
 from medim.metrics.finding_reader import load_finding_reader
 from medim.tokenizers.vqgan import load_vqgan
-from medim.vqgan_evaluation import evaluate_vqgan, reconstruction_page
+from medim.vqgan_evaluation import TokenizerEvaluation, evaluate_vqgan, reconstruction_page
 from pipeline.params import read_section
 from pipeline.paths import world_from_params
 from pipeline.resources import device
@@ -26,7 +26,7 @@ class Section:
     datasets: tuple[str, ...]
     columns: int
     zoom: int
-    settings: EvaluationSettings
+    settings: TokenizerEvaluation
 
 
 def main() -> None:

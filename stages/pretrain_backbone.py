@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from medim.backbone_pretraining import PretrainingSettings, pretrain_backbone
 from medim.backbones.mllm import BackboneSettings
 from medim.medim_training import TokenData, read_tokens
-from medim.tokenizers.vqgan import VQGANConfig
+from medim.tokenizers.vqgan import load_vqgan
 from medim.training import Optimisation
 from pipeline.params import read_section
 from pipeline.paths import world_from_params
@@ -39,8 +39,7 @@ def main() -> None:
     backbone = read_section("train_medim.settings.backbone", BackboneSettings)
     world = world_from_params()
     out, tokenizer = world.model("backbone"), world.model("text_tokenizer")
-    inputs = [world.tokens_folder(params.dataset), tokenizer]
-    codes = read_section("train_vqgan.training.model", VQGANConfig).codebook_size
+    inputs = [world.tokens_folder(params.dataset), tokenizer, world.model("vqgan")]
     settings = PretrainingSettings(
         backbone, params.caption_first, params.text_weight, params.image_weight, params.val_pairs
     )
@@ -48,7 +47,7 @@ def main() -> None:
     with stage_run("pretrain_backbone", section=section, inputs=inputs, outputs=[out]) as run:
         train = {params.dataset: read_tokens(world.tokens(params.dataset, "train"))}
         val = {params.dataset: read_tokens(world.tokens(params.dataset, "val"), params.val_pairs)}
-        data = TokenData(train, val, tokenizer, codes)
+        data = TokenData(train, val, tokenizer, load_vqgan(world.model("vqgan")).quantize.weight)
         result = pretrain_backbone(
             data, settings, params.optim, seed=run.seed, work=run.work, out=run.work / "result", on_log=run.log,
             device=device(),

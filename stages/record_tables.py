@@ -13,12 +13,12 @@ from medim.evaluation import Reference
 from medim.figures import save_png
 from medim.metrics.finding_reader import load_finding_reader
 from medim.paper_figures import FigureSettings, paper_figures
-from medim.table_cells import build_table
+from medim.table_cells import build_table, read_metrics
 from medim.table_render import render_csv, render_html, render_markdown
 from medim.tables import TABLES
 from medim.tables import World as TableWorld
 from pipeline.params import read_section
-from pipeline.params_file import load_top
+from pipeline.params_file import PARAMS, load_top, read_yaml
 from pipeline.paths import world_from_params
 from pipeline.stage import command, stage_run
 from pipeline.tracking import print_links, sync
@@ -43,8 +43,7 @@ def main() -> None:
     inputs = [world.root / "metrics", world.root / "generated", world.pairs_folder(), reader]
     outputs = [world.tables(), figures]
     with stage_run("record_tables", section=params, inputs=inputs, outputs=outputs, live=False) as run:
-        files = sorted((world.root / "metrics").glob("*.json"))
-        metrics = {path.stem: found for path in files if "rows" in (found := json.loads(path.read_text()))}
+        metrics = read_metrics(world.root / "metrics", [*read_yaml(PARAMS)["evaluate"]["models"], "vqgan"])
         shown = TableWorld(load_top().profile, params.chest, params.pathology, params.ood, params.drawn)
         for table in TABLES:
             built = build_table(table, metrics, shown)

@@ -14,7 +14,7 @@ from typing import Any
 
 from medim.medim_training import MeDiMSettings, TokenData, read_tokens, train_medim
 from medim.pretrained import Start
-from medim.tokenizers.vqgan import VQGANConfig
+from medim.tokenizers.vqgan import load_vqgan
 from medim.training import Optimisation
 from pipeline.params import changed, read_section
 from pipeline.paths import world_from_params
@@ -50,16 +50,16 @@ def main() -> None:
     variant = parser.parse_args().variant
     base = read_section("train_medim", Section)
     params = changed(base, base.changes[variant], f"train_medim.changes.{variant}")
-    codes = read_section("train_vqgan.training.model", VQGANConfig).codebook_size
     world = world_from_params()
     out, tokenizer, backbone = world.model(variant), world.model("text_tokenizer"), world.model("backbone")
-    inputs = [world.tokens_folder(), tokenizer, backbone]
+    inputs = [world.tokens_folder(), tokenizer, backbone, world.model("vqgan")]
     with stage_run("train_medim", variant, section=params, inputs=inputs, outputs=[out]) as run:
         train = {name: read_tokens(world.tokens(name, "train")) for name in params.datasets}
         val = {name: read_tokens(world.tokens(name, "val"), params.settings.val_pairs) for name in params.datasets}
+        data = TokenData(train, val, tokenizer, load_vqgan(world.model("vqgan")).quantize.weight)
         result = train_medim(
-            TokenData(train, val, tokenizer, codes), params.settings, params.optim, seed=run.seed + params.seed_offset,
-            work=run.work, out=run.work / "result", on_log=run.log, pretrained=start(params, backbone), device=device(),
+            data, params.settings, params.optim, seed=run.seed + params.seed_offset, work=run.work,
+            out=run.work / "result", on_log=run.log, pretrained=start(params, backbone), device=device(),
             extra={"variant": variant},
         )  # fmt: skip
         parameters = sum(p.numel() for p in result.averaged.parameters())

@@ -24,13 +24,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from medim.backbones.adaln import AdaLN, TimestepEmbedder, make_adaptive
+from medim.backbones.adaln import KINDS, STARTS, AdaLN, TimestepEmbedder, make_adaptive
 from medim.backbones.attention import register_attention, rotary_in_compute_dtype
+from medim.backbones.code_rows import CODE_ROWS, set_code_rows
 from medim.backbones.positions import POSITIONS, GridRotary, position_ids
 from medim.diffusion.denoise import ModalityLogits
 from medim.vocab import SequenceLayout, SharedVocab
 
 DECODERS = ("llama", "gemma", "qwen2", "mistral")
+TIMESTEPS = ("t", "sigma", "none")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class BackboneSettings:
 
     decoder: Mapping[str, Any]
     positions: str  # flat | grid, see positions.py
+    code_rows: (
+        str  # codebook | drawn: first embedding rows of codes, see code_rows.py; a real checkpoint brings its own
+    )
     causal: bool  # keep the causal mask (Table 4 "w/ causal mask")
     timestep: str  # t | sigma | none
     adaln: str  # full | single | none
@@ -48,9 +53,30 @@ class BackboneSettings:
     tied: bool  # one matrix for embedding and head
     gradient_checkpointing: bool
 
+    def __post_init__(self) -> None:
+        """Check the names.
+
+        Raises:
+            ValueError: names the parameter, its value and what is possible.
+        """
+        _check_decoder(self.decoder)
+        choices = {
+            "positions": POSITIONS, "code_rows": CODE_ROWS, "timestep": TIMESTEPS, "adaln": (*KINDS, "none"),
+            "adaln_init": STARTS,
+        }  # fmt: skip
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r} (params.yaml)")
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `BackboneSettings(**d)` is the inverse."""
         return asdict(self) | {"decoder": dict(self.decoder)}
+
+
+def _check_decoder(decoder: Mapping[str, Any]) -> None:
+    kind = decoder.get("model_type")
+    if kind not in DECODERS:
+        raise ValueError(f"decoder.model_type must be one of {', '.join(DECODERS)}, got {kind!r} (params.yaml)")
 
 
 def build_decoder(decoder: Mapping[str, Any], vocab_size: int, causal: bool, length: int) -> Any:
@@ -61,10 +87,9 @@ def build_decoder(decoder: Mapping[str, Any], vocab_size: int, causal: bool, len
     """
     from transformers import AutoConfig, AutoModel
 
+    _check_decoder(decoder)
     values = dict(decoder)
-    kind = values.pop("model_type", None)
-    if kind not in DECODERS:
-        raise ValueError(f"decoder.model_type must be one of {', '.join(DECODERS)}, got {kind!r} (params.yaml)")
+    kind = values.pop("model_type")
     values |= {"vocab_size": vocab_size, "tie_word_embeddings": True, "use_cache": False}
     # A padding id would freeze its row of the embedding; an id beyond a small vocabulary is refused.
     values |= {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
@@ -85,10 +110,6 @@ class MLLM(nn.Module):
         super().__init__()
         self.vocab, self.layout, self.settings = vocab, layout, settings
         self.decoder = build_decoder(settings.decoder, vocab.size, settings.causal, layout.length)
-        if settings.positions not in POSITIONS:
-            raise ValueError(
-                f"positions must be one of {', '.join(POSITIONS)}, got {settings.positions!r} (params.yaml)"
-            )
         if settings.positions == "grid":
             self.decoder.rotary_emb = GridRotary(self.decoder.rotary_emb, layout)
         self.decoder.rotary_emb.register_forward_hook(rotary_in_compute_dtype)
@@ -135,6 +156,13 @@ class MLLM(nn.Module):
         """Head matrices (n_text, D) and (n_image, D): views of the shared one."""
         rows: Tensor = self.decoder.embed_tokens.weight if self.head is None else self.head
         return rows[: self.vocab.n_text], rows[self.vocab.image_offset :]
+
+    def start_codes(self, codebook: Tensor, generator: torch.Generator) -> None:
+        """Set the first embedding rows of codes as the settings say, from the VQGAN's codebook (n, d)."""
+        if self.settings.code_rows == "codebook":
+            set_code_rows(self.decoder.embed_tokens.weight[self.vocab.image_offset :], codebook, generator)
+            if self.head is not None:
+                self.head.data.copy_(self.decoder.embed_tokens.weight.detach())
 
     def logits_at(self, hidden: Tensor, positions: Tensor) -> ModalityLogits:
         """Logits of hidden states (B, L, D) in the layout's order, computed at the wanted positions (B, L) only."""

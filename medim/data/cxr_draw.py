@@ -43,7 +43,9 @@ def frame_of(size: int) -> Frame:
         ValueError: size outside 32..512.
     """
     if not MIN_SIZE <= size <= MAX_SIZE:
-        raise ValueError(f"picture size {size} is outside {MIN_SIZE}..{MAX_SIZE}; set data.image_size in params.yaml")
+        raise ValueError(
+            f"picture size {size} is outside {MIN_SIZE}..{MAX_SIZE}; set prepare_data.image_size in params.yaml"
+        )
     centres = ((np.arange(size) + 0.5) * (2 / size) - 1).astype(np.float32)
     x, y = np.meshgrid(centres, centres)
     rng = np.random.default_rng(0)

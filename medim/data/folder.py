@@ -2,7 +2,8 @@
 
 Nothing is dropped in silence: each rejected item is a row of quarantine.csv with its reason, and `ImportStats` counts
 them. Splits are by patient, drawn from the seed, unless the table names an official split. Beside a .txt every file
-is an item; a file of no known picture format without one is none.
+is an item; a file of no known picture format without one is none. Pictures that no row of a table names are no items
+either: `ImportStats.unnamed` lists them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from medim.data.image_io import SUFFIXES, UnreadableImageError, read_picture
-from medim.data.report_text import decode_report, is_empty, one_line
+from medim.data.report_text import decode_report, decode_text, is_empty, one_line
 from medim.data.splits import SPLITS
 from medim.pairs import PROMPT_END, Pair, encode_png
 
@@ -61,8 +63,9 @@ class ImportStats:
     """What an import did."""
 
     accepted: Counter[str] = field(default_factory=Counter)  # split -> pairs
-    cp1252: int = 0  # reports that were not UTF-8
+    cp1252: int = 0  # reports that were read as cp1252
     quarantined: list[tuple[str, str]] = field(default_factory=list)  # (item, reason)
+    unnamed: list[str] = field(default_factory=list)  # pictures below image_folder that no row names, relative to it
 
     def write_quarantine(self, path: Path) -> None:
         """quarantine.csv: item, reason."""
@@ -89,10 +92,11 @@ def read_items(source: FolderSource, stats: ImportStats) -> Iterator[Item]:
 
 def _neighbour_items(root: Path, stats: ImportStats) -> Iterator[Item]:
     files = sorted(p for p in root.rglob("*") if not p.is_dir())
-    texts = {p.with_suffix("") for p in files if p.suffix.lower() == ".txt"}
+    texts = {p.with_suffix(""): p for p in files if p.suffix.lower() == ".txt"}
     others = {p.with_suffix("") for p in files if p.suffix.lower() != ".txt"}
     for path in files:
-        text, stem, suffix = path.with_suffix(".txt"), path.with_suffix(""), path.suffix.lower()
+        stem, suffix = path.with_suffix(""), path.suffix.lower()
+        text = texts.get(stem, path.with_suffix(".txt"))  # .txt sorts behind .TXT, so it is the one taken
         if suffix in SUFFIXES and text.is_file():
             report, cp1252 = decode_report(text.read_bytes())
             yield Item(path, report, stem.relative_to(root).as_posix(), "", cp1252)
@@ -100,7 +104,8 @@ def _neighbour_items(root: Path, stats: ImportStats) -> Iterator[Item]:
         if suffix in SUFFIXES:
             reason = f"no report: {text.name} is missing"
         elif suffix == ".txt":
-            reason = "" if stem in others else "no picture beside it"
+            unused = "" if text == path else f"{text.name} is read instead"
+            reason = unused if stem in others else "no picture beside it"
         else:
             reason = "not a known picture format" if stem in texts else ""
         if reason:
@@ -116,11 +121,7 @@ def read_table(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"table {path} is missing: set prepare_data.datasets.<name>.table in params.yaml")
-    data = path.read_bytes()
-    try:
-        text, cp1252 = data.decode("utf-8-sig"), False
-    except UnicodeDecodeError:
-        text, cp1252 = data.decode("cp1252", errors="ignore"), True
+    text, cp1252 = decode_text(path.read_bytes())
     if path.suffix.lower() == ".csv":
         return _csv_rows(path, text), cp1252
     if path.suffix.lower() == ".json":
@@ -165,22 +166,24 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
 def _table_items(source: FolderSource, root: Path, stats: ImportStats) -> Iterator[Item]:
     path = root / source.table
     rows, cp1252 = read_table(path)
+    folder, named = root / source.image_folder, set[str]()
     wanted = (source.image_column, source.report_column, source.patient_column, source.split_column)
     for number, row in enumerate(rows):
         missing = [column for column in wanted if column and column not in row]
         if missing:
             raise KeyError(f"{path} row {number + 1} has no column {missing[0]!r}; there are {sorted(map(str, row))}")
         name = _cell(row, source.image_column)
-        label = name or f"{source.table} row {number + 1}"
-        image = root / source.image_folder / name
+        image = folder / name
+        label = _label(image, root) if name else f"{source.table} row {number + 1}"
         pictures = sorted(p for p in image.rglob("*") if p.suffix.lower() in SUFFIXES) if image.is_dir() else [image]
         if not name or not pictures:
             stats.quarantined.append((label, "the row names no picture"))
             continue
+        named.update(os.path.realpath(picture) for picture in pictures if picture.exists())
         if None in row:  # where csv.DictReader puts them
             stats.quarantined.append((label, "more cells than the table has columns: an unquoted comma?"))
             continue
-        patient = _cell(row, source.patient_column) if source.patient_column else label
+        patient = _cell(row, source.patient_column) if source.patient_column else name
         if not patient:
             stats.quarantined.append((label, "no patient"))
             continue
@@ -193,6 +196,8 @@ def _table_items(source: FolderSource, root: Path, stats: ImportStats) -> Iterat
             yield Item(
                 picture, report, patient[: source.patient_characters or None], SPLIT_NAMES.get(split, ""), cp1252
             )
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    stats.unnamed += [p.relative_to(folder).as_posix() for p in files if os.path.realpath(p) not in named]
 
 
 def draw_splits(patients: set[str], val: float, test: float, seed: int) -> dict[str, str]:
@@ -234,6 +239,12 @@ def _empty_splits(dataset: str, source: FolderSource, filled: Collection[str]) -
     ]
 
 
+def _unnamed(dataset: str, source: FolderSource, names: list[str]) -> str:
+    many = "1 picture" if len(names) == 1 else f"{len(names)} pictures"
+    where = f"under {Path(source.root) / source.image_folder} {'is' if len(names) == 1 else 'are'} named by no row"
+    return f"{dataset}: {many} {where} of {source.table} (first: {', '.join(names[:3])})"
+
+
 def import_folder(
     dataset: str, source: FolderSource, size: int, seed: int, write: Callable[[str, Pair], None],
     progress: Callable[[int], None],
@@ -252,6 +263,8 @@ def import_folder(
     _check_source(dataset, source)
     stats = ImportStats()
     items = list(read_items(source, stats))  # names and texts only; pictures are decoded one by one
+    if stats.unnamed:
+        print(_unnamed(dataset, source, stats.unnamed), flush=True)
     splits = draw_splits({item.patient for item in items}, source.val, source.test, seed)
     if splits and not source.split_column:
         _empty_splits(dataset, source, set(splits.values()))  # before hours of decoding

@@ -73,9 +73,11 @@ def scale_to_8_bit(values: NDArray[Any], low: float | None = None, high: float |
     """Grey levels -> uint8 between `low` and `high` (None: the WINDOW percentiles).
 
     Raises:
-        UnreadableImageError: all pixels are equal.
+        UnreadableImageError: all pixels are equal, or one is NaN or infinite.
     """
     levels = values.astype(np.float64)
+    if not np.isfinite(levels).all():
+        raise UnreadableImageError("holds values that are not finite")
     if levels.min() == levels.max():
         raise UnreadableImageError(f"all pixels equal {levels.min():g}")
     bottom, top = np.percentile(levels, WINDOW)

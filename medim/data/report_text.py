@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import unicodedata
 
@@ -9,14 +10,23 @@ EMPTY = {"", "n/a", "na", "none", "nan", "null", "-", "."}
 
 
 def decode_report(data: bytes) -> tuple[str, bool]:
-    """Bytes of a text file -> (one line, whether it was not UTF-8 and was read as cp1252).
+    """Bytes of a text file -> (one line, whether it was read as cp1252); see `decode_text`."""
+    text, cp1252 = decode_text(data)
+    return one_line(text), cp1252
 
-    `utf-8-sig` first, so that a byte-order mark goes; then cp1252, whose unmapped bytes are dropped.
+
+def decode_text(data: bytes) -> tuple[str, bool]:
+    """Bytes -> (text without a byte-order mark, whether it was read as cp1252).
+
+    UTF-16 where its byte-order mark stands, else UTF-8, else cp1252; bytes that the first and last do not map are
+    dropped.
     """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="ignore"), False
     try:
-        return one_line(data.decode("utf-8-sig")), False
+        return data.decode("utf-8-sig"), False
     except UnicodeDecodeError:
-        return one_line(data.decode("cp1252", errors="ignore")), True
+        return data.decode("cp1252", errors="ignore"), True
 
 
 def one_line(text: str) -> str:

@@ -43,6 +43,17 @@ def check_fractions(fractions: Mapping[str, float]) -> list[float]:
     return shares
 
 
+def check_probabilities(**values: float) -> None:
+    """Hold each to [0, 1].
+
+    Raises:
+        ValueError: names the one outside.
+    """
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {value} (params.yaml)")
+
+
 def assign_states(fractions: Mapping[str, float], num: int, generator: torch.Generator) -> Tensor:
     """(num,) int64 states in random order, each as often as its share of the batch, rounded up or down.
 
@@ -82,10 +93,7 @@ def state_maps(
     Raises:
         ValueError: a probability outside [0, 1].
     """
-    shares = {"prompt_keep": prompt_keep, "length_known": length_known, "condition_dropout": condition_dropout}
-    for name, value in shares.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], got {value} (params.yaml)")
+    check_probabilities(prompt_keep=prompt_keep, length_known=length_known, condition_dropout=condition_dropout)
     device = prompt_tokens.device
     state = state.to(device)
     u = torch.rand(3, len(state), generator=generator, dtype=torch.float64).to(device)

@@ -23,6 +23,9 @@ class Quantised(NamedTuple):
     codes: Tensor  # (B, h, w) int64
 
 
+KINDS = ("ema", "learned")
+
+
 @dataclass(frozen=True)
 class CodebookSettings:
     """How a codebook learns; the values stand in params.yaml."""
@@ -33,6 +36,24 @@ class CodebookSettings:
     restart_below: float  # a code used less than this share of the mean use is dead and moved onto a latent
     start_after: int  # training steps without quantisation before k-means sets the codes
     samples_per_code: int  # latents that k-means sees, per code
+
+    def __post_init__(self) -> None:
+        """Check the kind, and that k-means sees latents.
+
+        Raises:
+            ValueError: names the parameter, its value and what is possible.
+        """
+        if self.kind not in KINDS:
+            raise ValueError(
+                f"codebook kind must be {' or '.join(KINDS)}, got {self.kind!r} "
+                f"(params.yaml:train_vqgan.training.codebook)"
+            )
+        if self.samples_per_code < 1:
+            raise ValueError(f"codebook samples_per_code must be at least 1, got {self.samples_per_code} (params.yaml)")
+
+    def calls_before_start(self, size: int, rows: int) -> int:
+        """Training calls, with `rows` latents each, after which k-means has set the `size` codes of an EmaCodebook."""
+        return max(1, self.start_after, -(-size * self.samples_per_code // rows))
 
 
 def nearest(z: Tensor, codes: Tensor) -> Tensor:
@@ -208,18 +229,10 @@ class EmaCodebook(Codebook):
 
 
 def build_codebook(size: int, dim: int, settings: CodebookSettings) -> Codebook:
-    """The codebook that `settings.kind` names.
-
-    Raises:
-        ValueError: unknown kind.
-    """
+    """The codebook that `settings.kind` names."""
     if settings.kind == "ema":
         return EmaCodebook(size, dim, settings)
-    if settings.kind == "learned":
-        return LearnedCodebook(size, dim, settings.beta)
-    raise ValueError(
-        f"codebook kind must be ema or learned, got {settings.kind!r} (params.yaml:train_vqgan.training.codebook)"
-    )
+    return LearnedCodebook(size, dim, settings.beta)
 
 
 def codebook_statistics(codes: Tensor, size: int) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from medim.tokenizers.codebook import CodebookSettings, build_codebook, codebook_statistics
+from medim.tokenizers.codebook import CodebookSettings, EmaCodebook, build_codebook, codebook_statistics
 from medim.tokenizers.vqgan import VQGAN, Reconstruction, VQGANConfig, save_vqgan, to_pixels, to_unit
 from medim.tokenizers.vqgan_loss import (
     LPIPS,
@@ -149,10 +149,12 @@ def train_vqgan(
         device: where to train.
 
     Raises:
-        ValueError: no pictures, or a size that the network cannot cut; see `VQGAN.latents`.
+        ValueError: no pictures, a size that the network cannot cut (see `VQGAN.latents`), or fewer steps than the
+            codebook needs to start.
     """
     _check(images, config.model.factor)
     _check(val_images, config.model.factor)
+    _check_start(config, optim, next(iter(images.values())).shape[1])
     shown = _shown(val_images, config.sheet_images)
 
     def draw_sheet(model: VQGAN, step: int) -> None:
@@ -167,6 +169,8 @@ def train_vqgan(
         seed=seed, work=work, name="vqgan", on_log=on_log, validate=lambda m, _: _validation(m, val_images),
     )  # fmt: skip
     model = cast(VQGAN, result.averaged)
+    if isinstance(model.quantize, EmaCodebook) and not model.quantize.started:
+        raise RuntimeError(f"train_vqgan: after {result.steps} steps the codes are still random: not saved")
     on_sheet(result.steps, reconstruction_sheet(model, shown))
     save_vqgan(model, out)
     return result
@@ -181,6 +185,20 @@ def _check(images: Mapping[str, Pixels], factor: int) -> None:
         )
     if any(side[0] % factor or side[0] != side[1] for side in sides):
         raise ValueError(f"pictures must be square with a side that {factor} divides, got {sides} (params.yaml)")
+
+
+def _check_start(config: VQGANTraining, optim: Optimisation, side: int) -> None:
+    """Refuse a training that ends before k-means has set the codes of an EMA codebook: it would save random ones."""
+    if config.codebook.kind != "ema":
+        return
+    rows = optim.batch_size // optim.accumulate * (side // config.model.factor) ** 2
+    calls = config.codebook.calls_before_start(config.model.codebook_size, rows)
+    needed = -(-calls // optim.accumulate)
+    if optim.steps < needed:
+        raise ValueError(
+            f"params.yaml:train_vqgan.optim.steps is {optim.steps}, but the codebook starts after {needed} steps: "
+            f"raise steps, or lower start_after or samples_per_code of train_vqgan.training.codebook"
+        )
 
 
 def _shown(images: Mapping[str, Pixels], count: int) -> Pixels:

@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"layers\.2.*same decoder"):
         build_medim(data, tiny.settings(deeper), 5, start)
     with pytest.raises(ValueError, match="embed_tokens"):
-        build_medim(replace(data, codebook_size=30), tiny.settings(), 5, start)
+        build_medim(replace(data, codebook=torch.zeros(30, 4)), tiny.settings(), 5, start)
     TextTokenizer.train([text.upper() for text in tiny.TEXTS], 300).save(tmp_path / "other")
     with pytest.raises(ValueError, match="another report tokenizer"):
         build_medim(replace(data, tokenizer=tmp_path / "other"), tiny.settings(), 5, start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medim import figures
+from medim.evaluation import Evaluation
 from medim.figures import AGREES, DISAGREES, GREEN, RED, Panel
 from medim.pairs import encode_png
+from medim.systems import Sample
 
 RED_PICTURE = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 
@@ -115,3 +118,14 @@ def test_every_dataset_and_task_has_its_sheet():
     sheets = figures.sample_sheets(many, references, columns=2, zoom=4)
     red = {key: (np.asarray(page) == (255, 0, 0)).all(-1).sum() for key, page in sheets.items()}
     assert red == {("d", "image_to_report"): 4 * 32 * 32, ("d", "report_to_image"): 3 * 32 * 32}
+
+
+def test_a_free_sample_that_nothing_recognises_belongs_to_no_dataset():
+    reader = SimpleNamespace(config=SimpleNamespace(domains={"phantom_cxr": ()}))
+    chest = SimpleNamespace(dataset="chest", reader=reader)
+    sample = Sample("MeDiM", "joint", "", "joint-0", 0, RED_PICTURE, "under", "renal", 3)
+    assert figures.reference_of(sample, {"chest": chest}) is None
+    panel, score = figures.panel_of(sample, {"chest": chest})
+    assert panel.title == "joint" and panel.text == "under: renal" and score == 0
+    evaluation = Evaluation({"chest": chest}, {"chest": "chest x-ray"}, None, None, 0)
+    assert evaluation.turned_into([sample, replace(sample, prompt="chest x-ray")]) == ["", "chest"]

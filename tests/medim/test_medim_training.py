@@ -154,7 +154,7 @@ def test_files_of_different_lengths_are_refused(tmp_path):
     good = tiny.data(tmp_path)
     short = replace(tiny.tokens(), image=tiny.tokens().image[:, :4])
     with pytest.raises(ValueError, match="token files of one length"):
-        TokenData({"a": tiny.tokens(), "b": short}, {}, good.tokenizer, tiny.CODES).layout()
+        TokenData({"a": tiny.tokens(), "b": short}, {}, good.tokenizer, good.codebook).layout()
 
 
 def test_times_are_stratified_over_all_parts_of_a_step(tmp_path):

@@ -99,3 +99,19 @@ def test_an_averaged_copy_is_independent():
     x = model.sequence(None, None, 1)
     wanted = x == model.vocab.mask_id
     assert not torch.equal(model(x, torch.ones(1), wanted).text, other(x, torch.ones(1), wanted).text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"states": {"joint": 0.5}}, "sum to 1"),
+        ({"states": {"jiont": 1.0}}, "jiont"),
+        ({"prompt_keep": -0.1}, "prompt_keep must lie in"),
+        ({"condition_dropout": 2.0}, "condition_dropout must lie in"),
+        ({"weighting": "max_cap"}, "no loss weighting 'max_cap'"),
+        ({"weighting": "min_cap", "cap": 0.5}, "at least 1, got 0.5"),
+    ],
+)
+def test_loss_settings_refuse_wrong_values(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(tiny.LOSS, **changes)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from medim import table_render, tables
-from medim.table_cells import build_table
+from medim.table_cells import build_table, read_metrics
 from medim.tables import TABLES, World, get_table, phantom_world
 
 PRINTED = Path(__file__).parents[2] / "../shared/paper/tables.yaml"
@@ -182,6 +182,13 @@ def test_what_a_world_can_measure_for_no_row_stands_there_as_not_measured():
     assert cell(mission, "MeDiM", "chest/image_to_report/finding_f1")["value"] is None
 
 
+@pytest.mark.parametrize("table", ["table1", "table3", "table7"])
+def test_findings_stand_in_tables_of_real_data_too(table):
+    built = build_table(get_table(table), {}, World("folder", "chest", "histology", None, drawn=False))
+    findings = [c for c in built["cells"] if c["column"] == "chest/finding_f1"]
+    assert findings and {c["value"] for c in findings} == {None}
+
+
 def test_a_world_without_a_dataset_says_so():
     built = build_table(get_table("table5"), {}, World("folder", "mine", None, None, drawn=False))
     assert built["cells"] == [] and built["left_out"][0]["why"] == "this world has no ood dataset"
@@ -327,3 +334,12 @@ def test_one_measured_value_is_not_the_best_of_anything():
     built = example()
     built["cells"] = [c for c in built["cells"] if c["row"] != "Liquid*"]
     assert table_render.best_rows(built) == set()
+
+
+def test_files_of_models_no_longer_named_stay_out(tmp_path, capsys):
+    for name in ("medim", "medim_2", "vqgan"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"model": name, "rows": {}}))
+    (tmp_path / "finding_reader.json").write_text(json.dumps({"f1": 1}))
+    assert sorted(read_metrics(tmp_path, ["medim", "trivial", "vqgan"])) == ["medim", "vqgan"]
+    said = capsys.readouterr().out
+    assert "medim_2.json is of no model in params.yaml:evaluate.models" in said and "finding_reader" not in said

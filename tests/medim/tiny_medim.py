@@ -25,7 +25,7 @@ DECODER = {
     "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 4,
 }  # fmt: skip
-BACKBONE = BackboneSettings(DECODER, "grid", False, "t", "full", "identity", True, True, False)
+BACKBONE = BackboneSettings(DECODER, "grid", "codebook", False, "t", "full", "identity", True, True, False)
 LOSS = LossSettings(
     {"joint": 0.5, "report_given_picture": 0.25, "picture_given_report": 0.25}, 0.1, 0.5, 0.1, 1e-3, "softmin_cap", 5.0,
     1.0, 0.6, False,
@@ -73,7 +73,12 @@ def tokens(num: int = 6, seed: int = 0) -> Tokens:
 
 def data(folder: Path) -> TokenData:
     tokenizer().save(folder)
-    return TokenData({"a": tokens(6), "b": tokens(3, 1)}, {"a": tokens(4, 2)}, folder, CODES)
+    return TokenData(
+        {"a": tokens(6), "b": tokens(3, 1)},
+        {"a": tokens(4, 2)},
+        folder,
+        torch.randn(CODES, 4, generator=torch.Generator().manual_seed(3)),
+    )
 
 
 def settings(backbone: BackboneSettings = BACKBONE) -> MeDiMSettings:

@@ -18,6 +18,10 @@ class Inner:
 class Circle:
     radius: float
 
+    def __post_init__(self):
+        if self.radius < 0:
+            raise ValueError(f"radius must be >= 0, got {self.radius}")
+
 
 @dataclass(frozen=True)
 class Square:
@@ -78,3 +82,16 @@ def test_a_part_of_a_section_is_read_by_its_dotted_place(tmp_path):
     assert read_section("part.inner", Inner, tmp_path / "params.yaml") == Inner(0.001, (1, 2))
     with pytest.raises(ParamsError, match=r"no section 'part.iner' \(did you mean 'inner'\?\)"):
         read_section("part.iner", Inner, tmp_path / "params.yaml")
+
+
+def test_a_value_that_a_dataclass_refuses_is_named_with_its_place(tmp_path):
+    with pytest.raises(ParamsError, match=r"params.yaml:part.shapes.a: radius must be >= 0, got -2"):
+        read(tmp_path, TEXT.replace("radius: 2", "radius: -2"))
+
+
+def test_changes_are_checked_like_a_section(tmp_path):
+    section = read(tmp_path, TEXT)
+    with pytest.raises(ParamsError, match=r"params.yaml:x.inner: rate: .*'fast'"):
+        changed(section, {"inner": {"rate": "fast"}}, "x")
+    with pytest.raises(ParamsError, match=r"params.yaml:x: radius must be >= 0, got -1"):
+        changed(Circle(1.0), {"radius": -1.0}, "x")

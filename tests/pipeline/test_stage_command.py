@@ -12,6 +12,13 @@ from pipeline.stage import command
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture
+def checked(monkeypatch):
+    """As if all sections were right."""
+    monkeypatch.setattr("pipeline.params.check_sections", lambda: None)
+
+
+@pytest.mark.usefixtures("checked")
 def test_a_wrong_parameter_ends_without_a_traceback():
     def main():
         raise ParamsError("params.yaml:generate: nothing reads 'stepz'")
@@ -21,21 +28,59 @@ def test_a_wrong_parameter_ends_without_a_traceback():
     assert ended.value.code == "params.yaml:generate: nothing reads 'stepz'"  # Python prints it and exits with 1
 
 
+@pytest.mark.usefixtures("checked")
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         command(lambda: 1 // 0)
 
 
-def test_a_typo_in_the_last_section_is_found_before_the_first_training(tmp_path):
-    for name in ("dvc.yaml", "params.yaml"):
-        (tmp_path / name).write_text((ROOT / name).read_text())
-    text = (tmp_path / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(
-        text.replace("    columns: 4                    # of figure 8", "    colums: 4")
-    )
+def refused(tmp_path, old, new, stage):
+    """What a stage says of the repository's params.yaml with one change; it does nothing else."""
+    text = (ROOT / "params.yaml").read_text()
+    assert text.count(old) == 1
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(text.replace(old, new))
     env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    command_line = [sys.executable, "-m", "stages.hash_code"]
+    command_line = [sys.executable, "-m", f"stages.{stage}"]
     done = subprocess.run(command_line, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "record_tables" in done.stderr and "colums" in done.stderr and "did you mean 'columns'" in done.stderr
-    assert not (tmp_path / "code").exists()
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dvc.yaml", "params.yaml"]
+    return done.stderr
+
+
+@pytest.mark.parametrize("stage", ["hash_code", "train_finding_reader", "train_vqgan"])
+def test_a_typo_in_the_last_section_is_found_before_the_first_training(tmp_path, stage):
+    said = refused(tmp_path, "    columns: 4                    # of figure 8", "    colums: 4", stage)
+    assert "record_tables" in said and "colums" in said and "did you mean 'columns'" in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("timestep: t ", "timestep: x ", "train_medim.settings.backbone: timestep must be one of t, sigma"),
+        ("noise: log_linear", "noise: pink", "train_medim.settings: no noise schedule 'pink'"),
+        ("length_known: 0.5", "length_known: 1.5", "train_medim.settings.loss: length_known must lie in [0, 1]"),
+        ("kind: ema", "kind: lfq", "train_vqgan.training.codebook: codebook kind must be ema or learned, got 'lfq'"),
+        ("method: maskgit", "method: guess", "generate.sampler: sampler.method is 'guess'"),
+        ("    medim: {}", "    medim: {settings: {noise: pink}}", "train_medim.changes.medim.settings: no noise"),
+        ("    medim: {}", "    other: {}", "train_medim.changes: not set: 'medim'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_found_before_the_first_training(tmp_path, old, new, said):
+    assert f"params.yaml:{said}" in refused(tmp_path, old, new, "train_finding_reader")
+
+
+def test_the_check_loads_no_code_into_the_stages_own_process():
+    code = "import sys; from pipeline.stage import command; command(lambda: print('stages.generate' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.usefixtures("checked")
+def test_a_value_error_outside_of_params_yaml_keeps_its_traceback():
+    def main():
+        raise ValueError("not a parameter")
+
+    with pytest.raises(ValueError, match="not a parameter"):
+        command(main)

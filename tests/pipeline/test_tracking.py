@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import tracking, tracking_live
+from pipeline import tracking
 from pipeline.paths import World
-from pipeline.tracking_live import Connection, LiveSender, Tail, follow
+from pipeline.tracking_live import Connection, LiveSender, Sheets, Tail, follow
 from pipeline.tracking_store import BATCH, Point, StoreError, locked_store, slug
 from pipeline.tracking_tables import column_keys, curve_points, row_costs, table_runs
 
@@ -65,7 +65,7 @@ def world(tmp_path, monkeypatch):
     write(TINY.costs("train_medim@medim"), json.dumps(costs | params))
     write(TINY.metrics("medim"), json.dumps({"model": "medim", "rows": {"MeDiM": {}}}))
     write(TINY.figure("figure4"), "png")
-    write(TINY.model("medim") / "sheet.png", "png")
+    write(TINY.figure("medim_training"), "png")
     return tmp_path
 
 
@@ -153,12 +153,14 @@ def test_sync_with_a_real_store(world, capsys):
     assert training.info.run_name == "train_medim@medim"
     assert training.data.params == {"optim.lr": "0.001", "methods": '["a"]', "seed": "1", "threads": "1"}
     assert training.data.metrics["work/seconds"] == 60
-    assert [file.path for file in client.list_artifacts(training.info.run_id, "figures")] == ["figures/sheet.png"]
+    assert [file.path for file in client.list_artifacts(training.info.run_id, "figures")] == [
+        "figures/medim_training.png"
+    ]
     curve = client.get_metric_history(training.info.run_id, "loss")
     assert [(point.step, point.value) for point in curve] == [(s, 1 / s) for s in range(1, 1501)]
 
     client, _, (figures,) = runs_of("tiny/figures")
-    assert [file.path for file in client.list_artifacts(figures.info.run_id)] == ["figure4.png"]
+    assert [file.path for file in client.list_artifacts(figures.info.run_id)] == ["figure4.png", "medim_training.png"]
     assert f"/runs/{figures.info.run_id}/artifacts?workflowType=machine_learning" in said
 
     assert not any(one.changed for one in tracking.sync())  # the same files: nothing new
@@ -179,19 +181,23 @@ def test_sync_with_a_real_store(world, capsys):
 
 
 def sending_live(client):
-    """A live run grows while the stage runs, and the final sync puts the whole curve in its place."""
-    instance, calls = "train_vqgan", []
+    """A live run grows and gets its sheet while the stage runs; the final sync puts the whole training in its place."""
+    instance, calls, seen = "train_vqgan", [], []
     log = TINY.logs(instance)
     write(log, log_line(1, loss=1.0) + log_line(2, loss=0.5))
 
     def wait(_seconds):
         calls.append([point.step for run in _live_runs(instance) for point in _history(client, run)])
+        seen.append([_sheet(client, run) for run in _live_runs(instance)])
+        write(TINY.figure("vqgan_training"), f"png {len(calls)}")
         with log.open("a") as file:
             file.write(log_line(len(calls) + 2, loss=0.25))
         return len(calls) == 3
 
-    assert follow(Tail(log), Connection(TINY, instance), wait, period=0.0) == 0
+    assert follow(Tail(log), Sheets(TINY, instance), Connection(TINY, instance), wait, period=0.0) == 0
     assert calls == [[], [1, 2, 3], [1, 2, 3, 4]]
+    assert seen == [[], ["png 1"], ["png 2"]]
+    assert [_sheet(client, run) for run in _live_runs(instance)] == ["png 3"]
     _sync_replaces(client, instance)
 
 
@@ -202,6 +208,14 @@ def _sync_replaces(client, instance):
     whole = _live_runs(instance)
     assert [run.info.run_name for run in whole] == [instance]
     assert [point.step for point in _history(client, whole[0])] == [1, 2, 3, 4, 5]
+    assert _sheet(client, whole[0]) == TINY.figure("vqgan_training").read_text()
+
+
+def _sheet(client, run):
+    """Text of the sheet that a run holds now; None: no sheet."""
+    files = [file.path for file in client.list_artifacts(run.info.run_id, "figures")]
+    assert files in ([], ["figures/vqgan_training.png"])
+    return Path(client.download_artifacts(run.info.run_id, files[0])).read_text() if files else None
 
 
 def _history(client, run):
@@ -220,7 +234,11 @@ def test_the_sending_process(world):
         _wait(lambda: len(_history(client, run)) == 2, 20)
         with log.open("a") as file:
             file.write(log_line(3, loss=0.25) + '{"step": 4, "lo')
+        write(TINY.figure("vqgan_training"), "png 200")
         _wait(lambda: len(_history(client, run)) == 3, 20)
+        _wait(lambda: _sheet(client, run) == "png 200", 20)
+        write(TINY.figure("vqgan_training"), "png 600")
+        _wait(lambda: _sheet(client, run) == "png 600", 20)
     finally:
         sender.stop()
     _sync_replaces(client, "train_vqgan")
@@ -264,67 +282,6 @@ def test_a_server_that_is_away_is_said(world, monkeypatch, capsys):
 def test_an_unknown_world_lists_those_there_are(world, capsys):
     assert tracking.main(["sync", "--world", "huge"]) == 2
     assert "there are tiny" in capsys.readouterr().err
-
-
-class Flaky:
-    """A store that is away for the first `failures` sendings."""
-
-    def __init__(self, failures):
-        self.failures, self.points, self.opened, self.ended = failures, [], 0, False
-
-    def send(self, points):
-        if self.failures:
-            self.failures -= 1
-            raise ConnectionError("away")
-        self.points += points
-
-    def close(self):
-        self.opened += 1
-        self.points = []
-
-    def finish(self):
-        self.ended = True
-
-
-def test_a_store_that_comes_back_gets_each_point_once_and_pauses_grow(tmp_path):
-    log = tmp_path / "log.jsonl"
-    write(log, log_line(1, a=1.0))
-    store, pauses = Flaky(3), []
-
-    def wait(seconds):
-        pauses.append(seconds)
-        step = len(pauses)
-        with log.open("a") as file:
-            file.write(log_line(step + 1, a=2.0))
-        return step == 7
-
-    assert follow(Tail(log), store, wait, period=1.0) == 3
-    assert [point.step for point in store.points] == list(range(1, 9))
-    assert pauses == [0.0, 2.0, 4.0, 8.0, 1.0, 1.0, 1.0]
-    assert store.ended
-
-
-def test_pauses_have_a_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking_live, "LONGEST_WAIT", 3.0)
-    log = tmp_path / "log.jsonl"
-    write(log, log_line(1, a=1.0))
-    pauses = []
-    follow(Tail(log), Flaky(99), lambda s: pauses.append(s) or len(pauses) == 6, period=1.0)
-    assert pauses[2:] == [3.0] * 4
-
-
-def test_a_tail_reads_each_point_once_whatever_happens_to_the_file(tmp_path):
-    log = tmp_path / "log.jsonl"
-    tail = Tail(log)
-    assert tail.read() == []
-    write(log, log_line(1, a=1.0) + log_line(2, a=2.0)[:-3])
-    assert [point.step for point in tail.read()] == [1]
-    write(log, log_line(1, a=1.0) + log_line(2, a=2.0, b=None))
-    assert [point.step for point in tail.read()] == [2]
-    other = tmp_path / "other"
-    write(other, log_line(1, a=1.0) + log_line(3, a=3.0))
-    other.replace(log)  # a resumed training removed lines
-    assert tail.read() == [Point("a", 3.0, 1_003_000, 3)]
 
 
 def test_curves_leave_out_what_was_not_finite():

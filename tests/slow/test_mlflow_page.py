@@ -80,7 +80,8 @@ def make_world(folder):
         costs = {"instance": instance, "seconds": 120.0, "peak_bytes": 10**9, "examples": 1920, "parameters": 111_552}
         params = {"params": {"optim": {"lr": 1e-3, "steps": 120}}, "seed": 0, "threads": 1, "code": "abc"}
         _write(world.costs(instance), json.dumps(costs | params))
-    for path in (world.figure("samples_medim"), world.figures() / "paper/figure4.png"):
+    sheet = world.figure("vqgan_training")
+    for path in (world.figure("samples_medim"), sheet, world.figures() / "paper/figure4.png"):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.linear_gradient("L").resize(SIZE).save(path)
 
@@ -143,6 +144,11 @@ def assert_all_is_shown(page, pages, world, links):
     page.goto(pages.run("tiny/trainings", INSTANCE, "model-metrics"))
     assert wait_for_curve(page, "medim/loss").count("L") > 10
     assert wait_for_curve(page, "val/finding_f1").count("L") > 10
+
+    page.goto(pages.run("tiny/trainings", INSTANCE, "artifacts"))
+    page.get_by_text("figures", exact=True).first.click()
+    page.get_by_text("vqgan_training.png").first.click()
+    assert wait_for_picture(page, "figures/vqgan_training.png") == SIZE
 
     page.goto(pages.here(links["figures"][1]))
     page.get_by_text("figure4.png").first.wait_for()

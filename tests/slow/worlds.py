@@ -32,7 +32,7 @@ SMALL = {
     },
     "train_finding_reader": {"reader": {"pictures": 40, "held_out": 16}, "optim": OPTIM},
     "train_vqgan": {"val_pairs": 4, "training": {"loss": {"disc_start": 5}, "sheet_at": [4]}, "optim": OPTIM},
-    "evaluate_vqgan": {"settings": {"resamples": 10, "quality": {"kid_subset_size": 8, "resamples": 3}}},
+    "evaluate_vqgan": {"settings": {"resamples": 10, "set_resamples": 3}},
     "pretrain_backbone": {"val_pairs": 4, "optim": OPTIM},
     "train_medim": {"settings": {"val_pairs": 4}, "optim": OPTIM},
     "generate": {"pairs": 8, "joint": 8, "chunk": 8, "sampler": {"text_steps": 4, "image_steps": 3}},

@@ -19,7 +19,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     for name in ("llama", "gemma", "qwen2", "mistral")
 }  # fmt: skip
 VOCAB, LAYOUT = SharedVocab(40, 24), SequenceLayout(n_text=7, n_image=9)
-SETTINGS = BackboneSettings(DECODERS["llama"], "flat", False, "t", "full", "identity", True, True, False)
+SETTINGS = BackboneSettings(DECODERS["llama"], "flat", "drawn", False, "t", "full", "identity", True, True, False)
 
 
 def build(seed: int = 0, **changes: Any) -> MLLM:
@@ -197,3 +197,14 @@ def test_errors_name_the_value():
         build(decoder={"model_type": "gpt2"})
     with pytest.raises(ValueError, match="18 positions, got 5"):
         build()(torch.zeros(1, 5, dtype=torch.int64), torch.rand(1), torch.ones(1, 5, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("name", ["positions", "timestep", "adaln", "adaln_init"])
+def test_settings_refuse_an_unknown_name(name):
+    with pytest.raises(ValueError, match=rf"{name} must be one of .*got 'x' \(params.yaml\)"):
+        replace(SETTINGS, **{name: "x"})
+
+
+def test_settings_refuse_an_unknown_decoder():
+    with pytest.raises(ValueError, match=r"decoder.model_type must be one of llama, .* got 'gpt2'"):
+        replace(SETTINGS, decoder={"model_type": "gpt2"})

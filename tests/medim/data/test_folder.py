@@ -71,7 +71,38 @@ def test_a_table_with_patients_splits_and_folders(tmp_path):
     assert sum(map(len, patients.values())) == 4, "a patient stands in two splits"
     official, stats, _ = run(replace(source, split_column="split"))
     assert {split: len(pairs) for split, pairs in official.items()} == {"val": 9}
-    assert stats.quarantined == [("D", "unknown split 'nonsense'")]
+    assert stats.quarantined == [("tiles/D", "unknown split 'nonsense'")]
+    assert not stats.unnamed
+
+
+def table_of(root: Path, rows: list[tuple[str, str]]) -> FolderSource:
+    (root / "t.json").write_text(json.dumps([{"file": file, "note": "Clear.", "who": who} for file, who in rows]))
+    return replace(
+        BASE, root=str(root), table="t.json", image_column="file", image_folder="images", report_column="note",
+        patient_column="who", val=0, test=0,
+    )  # fmt: skip
+
+
+def test_pictures_that_no_row_names_are_said(tmp_path, capsys):
+    for name in ("a.png", "b.png", "u.png", "deep/v.JPG", "slide/x.png", "slide/deep/y.png", "other.png", "../out.png"):
+        picture(tmp_path / "images" / name, 40)
+    (tmp_path / "images" / "notes.md").write_text("no picture")
+    rows = [("a.png", "p"), ("./deep/../b.png", ""), ("slide", "p"), ("", "p"), ("gone.png", "p"), ("\0", "p")]
+    _, stats, _ = run(table_of(tmp_path, rows))
+    assert stats.unnamed == ["deep/v.JPG", "other.png", "u.png"]
+    assert capsys.readouterr().out.splitlines() == [
+        f"mine: 3 pictures under {tmp_path}/images are named by no row of t.json (first: deep/v.JPG, other.png, u.png)"
+    ]
+    with pytest.raises(ValueError, match="holds no usable pair"):
+        run(table_of(tmp_path, [("a", "p")]))
+    assert "mine: 7 pictures under" in capsys.readouterr().out, "a table that names nothing must be said too"
+
+
+def test_rejected_rows_and_pictures_are_labelled_alike(tmp_path):
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / "images" / name, 40)
+    _, stats, _ = run(table_of(tmp_path, [("a.png", "p"), ("b.png", ""), ("gone.png", "p")]))
+    assert stats.quarantined == [("images/b.png", "no patient"), ("images/gone.png", "file is missing")]
 
 
 def test_a_missing_column_is_named(tmp_path):
@@ -144,6 +175,19 @@ def test_no_file_beside_a_text_is_lost(tmp_path):
     assert stats.quarantined == [("e.heic", "not a known picture format"), ("f.txt", "no picture beside it")]
 
 
+def test_the_text_beside_a_picture_may_have_a_suffix_of_any_case(tmp_path):
+    for name in ("UP.JPG", "b.png"):
+        picture(tmp_path / name, 40)
+    for name in ("UP.TXT", "b.Txt", "b.txt"):
+        (tmp_path / name).write_text(f"Report {name}.")
+    found, stats, _ = run(replace(BASE, root=str(tmp_path), val=0, test=0))
+    assert {pair.source: pair.report for pair in found["train"]} == {
+        "UP.JPG": "Report UP.TXT.",
+        "b.png": "Report b.txt.",
+    }
+    assert stats.quarantined == [("b.Txt", "b.txt is read instead")]
+
+
 def beside_texts(root: Path, count: int) -> FolderSource:
     for number in range(count):
         picture(root / f"p{number}.png", number * 20)
@@ -198,6 +242,13 @@ def test_cp1252_is_read_and_counted(tmp_path):
     found, stats, _ = run(replace(BASE, root=str(tmp_path), val=0, test=0))
     assert found["train"][0].report == "Größe 3 cm – unchanged"
     assert stats.cp1252 == 1
+
+
+@pytest.mark.parametrize(("mark", "coding"), [(b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")])
+def test_utf_16_is_read_by_its_mark(tmp_path, mark, coding):
+    assert decode_report(mark + "Größe 3 cm\r\n≥ 2 nodules".encode(coding)) == ("Größe 3 cm ≥ 2 nodules", False)
+    (tmp_path / "t.csv").write_bytes(mark + "file,note\r\na.png,Größe\r\n".encode(coding))
+    assert read_table(tmp_path / "t.csv") == ([{"file": "a.png", "note": "Größe"}], False)
 
 
 @given(st.text())

@@ -39,6 +39,14 @@ def test_16_bit_levels_are_scaled_not_clipped(tmp_path):
     assert (out == 255).mean() < 0.01
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(tmp_path, bad):
+    levels = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    levels[3, 3] = bad
+    with pytest.raises(UnreadableImageError, match="holds values that are not finite"):
+        read(save(tmp_path / "f.tiff", Image.fromarray(levels)))
+
+
 def test_transparency_shows_the_background(tmp_path):
     clear = save(tmp_path / "c.png", Image.new("RGBA", (8, 8), (10, 20, 30, 0)))
     assert (read(clear, background="white") == 255).all()

@@ -137,7 +137,7 @@ def test_any_size_shows_the_same_scene(size):
 
 @pytest.mark.parametrize("size", [31, 513])
 def test_sizes_outside_the_range_are_refused(size):
-    with pytest.raises(ValueError, match=r"outside 32\.\.512"):
+    with pytest.raises(ValueError, match=r"outside 32\.\.512; set prepare_data\.image_size"):
         HOME.render(HOME.studies(0, 0)[0], size)
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from medim.data import get_domain
 from medim.data.domain import STATES, Finding, Rendered, labels_of
+from medim.data.splits import SPLITS, drawn_pairs
 from medim.metrics import finding_reader as fr
 from medim.metrics import reader_phantoms
 from medim.training import Optimisation
@@ -180,8 +182,26 @@ def test_batches_are_a_function_of_the_step_and_cover_an_epoch():
     assert {tuple(row.tolist()) for row in seen} == {tuple(row.tolist()) for row in drawn.images.flatten(1)}
 
 
-def test_models_never_see_its_patients():
-    assert fr.READER_PATIENT >= 30_000_000 and fr.HELD_OUT_PATIENT > fr.READER_PATIENT
+@pytest.mark.parametrize("dataset", ["phantom_cxr", "phantom_pathology"])
+def test_models_never_see_its_patients(tmp_path, dataset):
+    """Patients of the pairs that each split draws, and of the scenes that a reader trains and is tested on."""
+    domain, drawn = get_domain(dataset), []
+
+    class Watched:
+        name, findings, truth, render = domain.name, domain.findings, domain.truth, domain.render
+
+        def studies(self, seed: int, patient: int) -> list[dict[str, Any]]:
+            drawn.append(next(domain.pairs(seed, patient, 32)).patient_id)
+            return domain.studies(seed, patient)
+
+    watched: Any = Watched()
+    fr.train_finding_reader(
+        {dataset: watched}, fr.ReaderSettings(40, held_out=20, size=32, width=4), seed=3, work=tmp_path / "work",
+        optim=dataclasses.replace(OPTIM, steps=1), out=tmp_path / "reader", on_log=lambda *_: None, device=CPU,
+    )  # fmt: skip
+    assert len(drawn) == len(set(drawn)) > 20  # what it is tested on is not what it learned from either
+    models = {pair.patient_id for split in SPLITS for pair in drawn_pairs(dataset, split, 0, 40, 32)}
+    assert len(models) > 40 and models.isdisjoint(drawn)
 
 
 def test_errors_name_what_is_wrong(tmp_path):

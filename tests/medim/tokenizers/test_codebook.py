@@ -164,3 +164,20 @@ def test_statistics_of_known_codes():
     assert perplexity == pytest.approx(math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))))
     with pytest.raises(ValueError, match=r"\[0, 4\)"):
         codebook_statistics(torch.tensor([4]), 4)
+
+
+def test_settings_refuse_wrong_values():
+    with pytest.raises(ValueError, match="ema or learned, got 'lfq'"):
+        CodebookSettings("lfq", 0.25, 0.9, 0.1, 0, 1)
+    with pytest.raises(ValueError, match="samples_per_code must be at least 1, got 0"):
+        CodebookSettings("ema", 0.25, 0.9, 0.1, 0, 0)
+
+
+@pytest.mark.parametrize(("start_after", "rows"), [(0, 64), (0, 7), (0, 32), (3, 16), (9, 5)])
+def test_the_start_comes_when_it_is_foretold(start_after, rows):
+    settings = CodebookSettings("ema", 0.25, 0.9, 0.1, start_after, 4)
+    book, calls = EmaCodebook(8, 3, settings).train(), 0
+    while not book.started:
+        book(torch.randn(1, 3, 1, rows))
+        calls += 1
+    assert calls == settings.calls_before_start(8, rows)

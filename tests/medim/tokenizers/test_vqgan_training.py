@@ -181,3 +181,19 @@ def test_pictures_that_cannot_be_trained_on(images, tmp_path):
             images, VAL, SETTINGS, OPTIM, seed=0, work=tmp_path, out=tmp_path, on_log=lambda s, v: None,
             on_sheet=lambda s, i: None, device=torch.device("cpu"),
         )  # fmt: skip
+
+
+def test_a_training_too_short_for_its_codebook_is_refused_before_it_starts(tmp_path):
+    # 12 parts of a batch, two a step
+    with pytest.raises(ValueError, match=r"train_vqgan.optim.steps is 5, but the codebook starts after 6 steps: raise"):
+        train(tmp_path, replace(OPTIM, steps=5))
+    assert not (tmp_path / "work").exists() and not (tmp_path / "out").exists()
+    train(tmp_path, replace(OPTIM, steps=6))
+    assert (tmp_path / "out").is_dir()
+
+
+def test_random_codes_are_not_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr("medim.tokenizers.vqgan_training._check_start", lambda *_: None)
+    with pytest.raises(RuntimeError, match="after 5 steps the codes are still random"):
+        train(tmp_path, replace(OPTIM, steps=5))
+    assert not (tmp_path / "out").exists()
