@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 CODE_ROWS = ("codebook", "drawn")
-KEPT = (
-    0.9  # share of a row's standard deviation that is the codebook's; the rest is drawn, so that no two rows are equal
-)
+KEPT = 0.9  # of a row's standard deviation is the codebook's; the rest is drawn, so that no two rows are equal
 
 
 @torch.no_grad()
@@ -28,7 +26,8 @@ def set_code_rows(rows: Tensor, codebook: Tensor, generator: torch.Generator) ->
     if len(rows) != len(codebook):
         raise ValueError(f"the codebook has {len(codebook)} vectors, the embedding {len(rows)} rows for codes")
     scale = rows.std()
-    centred = codebook.float().cpu() - codebook.float().cpu().mean(0)
+    vectors = codebook.detach().float().cpu()
+    centred = vectors - vectors.mean(0)
     projected = centred @ torch.randn(centred.shape[1], rows.shape[1], generator=generator)
     projected = (projected / projected.std().clamp(min=1e-12)).to(rows.device)
     rows.copy_(KEPT * scale * projected + (1 - KEPT**2) ** 0.5 * rows)

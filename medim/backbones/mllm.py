@@ -42,9 +42,7 @@ class BackboneSettings:
 
     decoder: Mapping[str, Any]
     positions: str  # flat | grid, see positions.py
-    code_rows: (
-        str  # codebook | drawn: first embedding rows of codes, see code_rows.py; a real checkpoint brings its own
-    )
+    code_rows: str  # codebook | drawn, see code_rows.py; a real checkpoint brings its own
     causal: bool  # keep the causal mask (Table 4 "w/ causal mask")
     timestep: str  # t | sigma | none
     adaln: str  # full | single | none
