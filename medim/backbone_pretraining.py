@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
-from medim.backbones.mllm import MLLM, BackboneSettings
+from medim.backbones.mllm import MLLM, BackboneSettings, check_decoder_keys
 from medim.medim_training import TokenData, Tokens, balanced_batches
 from medim.model import TokenBatch
 from medim.pretrained import OWN_FOLDER
@@ -153,6 +153,7 @@ def pretrain_backbone(
     Args:
         data: the drawings' tokens; tokenizer and codebook must be those of `train_medim`.
     """
+    check_decoder_keys(settings.backbone.decoder)
     torch.manual_seed(seed)
     tokenizer = TextTokenizer.load(data.tokenizer)
     model = CausalDecoder(tokenizer, data.codebook_size, data.layout(), settings.backbone)

@@ -176,13 +176,13 @@ def panel_of(sample: Sample, references: Mapping[str, Reference]) -> tuple[Panel
     """
     reference = reference_of(sample, references)
     given = reference.by_id.get(sample.pair_id) if reference is not None else None
-    image, report = sample.image, sample.report
+    image, report, prompt = sample.image, sample.report, sample.prompt
     if image is None and given is not None:
         image = _pixels(given.image)
     if report is None and given is not None:
-        report = given.report
+        report, prompt = given.report, given.prompt
     title = ", ".join([*([reference.dataset] if reference is not None else []), sample.task.replace("_", " ")])
-    text = f"{sample.prompt}: {report or ''}".strip(": ")
+    text = f"{prompt}: {report or ''}".strip(": ")
     if reference is None or reference.domain is None or image is None or not reference.labels:
         return Panel(image, title, text), 0.0
     said = reference.domain.grammar.read(report or "")

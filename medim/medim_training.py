@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medim.backbones.mllm import BackboneSettings
+from medim.backbones.mllm import BackboneSettings, check_decoder_keys
 from medim.diffusion.absorbing import Nelbo
 from medim.diffusion.schedule import get_schedule
 from medim.model import LossSettings, MeDiM, TokenBatch
@@ -150,15 +150,9 @@ def balanced_rows(sizes: Sequence[int], draws: range, seed: int) -> list[NDArray
 
 
 def balanced_batches(data: Mapping[str, Tokens], optim: Optimisation, seed: int) -> Callable[[int, int], TokenBatch]:
-    """(step, part) -> batch: a pure function, so that a resumed run sees the same data; see `balanced_rows`.
-
-    Raises:
-        ValueError: the batch cannot be cut into equal parts.
-    """
+    """(step, part) -> batch: a pure function, so that a resumed run sees the same data; see `balanced_rows`."""
     files = [data[name] for name in sorted(data)]
-    size, rest = divmod(optim.batch_size, optim.accumulate)
-    if rest:
-        raise ValueError(f"batch_size {optim.batch_size} must be a multiple of accumulate {optim.accumulate}")
+    size = optim.batch_size // optim.accumulate
 
     def batch(step: int, part: int) -> TokenBatch:
         first = (step * optim.accumulate + part) * size
@@ -232,6 +226,8 @@ def build_medim(data: TokenData, settings: MeDiMSettings, seed: int, pretrained:
     backbone = settings.backbone
     if pretrained is not None and not is_own(pretrained.source):
         backbone = replace(backbone, decoder=decoder_settings(pretrained))
+    else:
+        check_decoder_keys(backbone.decoder)
     model = MeDiM(tokenizer, data.codebook_size, data.layout(), backbone, settings.noise)
     if pretrained is None:
         model.backbone.start_codes(data.codebook, torch.Generator().manual_seed(seed))

@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from medim.precision import use_bf16
+from medim.precision import PRECISIONS, use_bf16
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 
@@ -48,6 +48,27 @@ class Optimisation:
     checkpoint_every: int  # steps
     validate_every: int  # steps; 0 = only at the end
     log_every: int  # steps
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: names the parameter, its value and what is possible.
+        """
+        ranges = (
+            (("steps", "batch_size", "accumulate", "restarts", "checkpoint_every", "log_every"), 1, math.inf),
+            (("lr", "clip"), math.ulp(0.0), math.inf),
+            (("warmup", "validate_every", "weight_decay"), 0, math.inf),
+            (("beta1", "beta2", "ema"), 0, 1),
+        )
+        for names, least, below in ranges:
+            for name in names:
+                if not least <= getattr(self, name) < below:
+                    raise ValueError(f"{name} must lie in [{least}, {below}), got {getattr(self, name)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
 
 
 class Trainee(Protocol):

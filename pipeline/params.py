@@ -16,6 +16,7 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 from pydantic import BaseModel, ConfigDict, create_model
 
 from pipeline.params_file import PARAMS, ParamsError, load_section, nearest, read_yaml, validated
+from pipeline.params_names import check_sections_together
 from pipeline.paths import DVC_YAML
 
 Schema = TypeVar("Schema")
@@ -98,17 +99,20 @@ def read_section(section: str, schema: type[Schema], path: Path = PARAMS) -> Sch
 
 
 def check_sections(path: Path = PARAMS) -> None:
-    """Read the section of every stage in dvc.yaml, and the changes of every variant in it.
+    """Read the section of every stage in dvc.yaml, and the changes of every variant in it; hold them together.
 
     Raises:
-        ParamsError: names section and key; see `read_section` and `changed`.
+        ParamsError: names section and key; see `read_section`, `changed` and `check_sections_together`.
     """
+    sections: dict[str, Any] = {}
     for stage in read_yaml(DVC_YAML)["stages"]:
         section = read_section(stage, import_module(f"stages.{stage}").Section, path)
+        sections[stage] = section
         for variant in getattr(section, "variants", ()):
             if variant not in section.changes:
                 raise ParamsError(f"{path}:{stage}.changes: not set: {variant!r}{nearest(variant, section.changes)}")
             changed(section, section.changes[variant], f"{stage}.changes.{variant}")
+    check_sections_together(sections, path)
 
 
 def changed(section: Schema, changes: Mapping[str, Any], place: str) -> Schema:

@@ -77,6 +77,10 @@ class World:
         """Curves of one stage instance, one JSON object a line (no DVC output)."""
         return self.root / "logs" / f"{instance}.jsonl"
 
+    def finished(self, instance: str) -> Path:
+        """Curves and costs of the finished runs of one stage instance (no DVC output), see stage_records.py."""
+        return self.root / "finished" / instance
+
     def tables(self) -> Path:
         """Folder of the tables: <id>.json, .md, .csv, .html."""
         return self.root / "tables"

@@ -13,7 +13,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from pipeline.params_file import PARAMS, ParamsError, nearest
+from pipeline.params_file import PARAMS, ParamsError, nearest, read_yaml
 from pipeline.paths import PROFILES
 
 BASE = "phantom"
@@ -114,7 +114,11 @@ def main() -> None:
         write_profile(name)
     except ParamsError as error:
         parser.exit(2, f"{error}\n")
-    print(f"{PARAMS}: profile {name}; next: dvc repro")
+    source = Path(read_yaml(PARAMS)["prepare_data"]["source"])
+    if not source.exists():
+        print(f"{PARAMS}: profile {name}; next: place your data at {source} (docs/data.md), then .venv/bin/dvc repro")
+    else:
+        print(f"{PARAMS}: profile {name}; next: .venv/bin/dvc repro")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from pipeline.publish_provenance import (
     stale,
     versions,
 )
+from pipeline.stage_records import bring_back
 
 FIGURE_BYTES = 1_500_000  # largest picture that git should carry
 TABLE_FORMATS = (".json", ".md", ".csv", ".html")
@@ -50,6 +51,7 @@ def publish() -> Path:
         raise PublishError(f"{world.tables()} holds no tables: run `dvc repro` first")
     readme = around_results(README.read_text(encoding="utf-8")) if README.is_file() else None
     lock = Lock(read_yaml(DVC_LOCK)["stages"])
+    bring_back(world)
     out = world.results()
     copy_tables(world, out / "tables")
     copy_figures(world, out / "figures")

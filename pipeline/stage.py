@@ -33,16 +33,17 @@ from pipeline.params_file import PARAMS, ParamsError, Top, load_top
 from pipeline.paths import RUNS, WORK, World, code_hash_file, instance_name, work_folder
 from pipeline.resources import configure, die_with_parent
 from pipeline.stage_clock import StageClock
+from pipeline.stage_records import CURVES, OWNER, keep, lock_file, take_log
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 RESERVED = ("step", "time")  # keys of a log line that are no scalars
-OWNER, CLOCK = "owner.json", "clock.json"
+CLOCK = "clock.json"
 
 
 def command(main: Callable[[], None]) -> None:
-    """Run a stage's main function; a wrong params.yaml ends it with one line and exit code 1, without a traceback.
+    """Run a stage's main function; a wrong params.yaml or a missing file ends it with one line and exit code 1.
 
     All sections are read first, not the stage's alone: a wrong value in the last one does not wait for the trainings
     before it. A forked process does that, so that the stage's own loads no code that its hash does not hold.
@@ -61,6 +62,10 @@ def _run(function: Callable[[], None]) -> None:
     try:
         function()
     except ParamsError as error:
+        sys.exit(str(error))
+    except FileNotFoundError as error:
+        if error.errno is not None:  # not one of ours, which say what to do
+            raise
         sys.exit(str(error))
 
 
@@ -205,7 +210,7 @@ def _only_one(instance: str, stage: str, world: World) -> Iterator[None]:
     Raises:
         SystemExit: another process holds it; says which.
     """
-    path = WORK / stage / f"{world.name}.{instance}.lock"
+    path = lock_file(stage, world, instance)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:
@@ -298,7 +303,7 @@ def stage_run(
 
 
 def _say_stopped(name: str, clock: StageClock, work: Path) -> None:
-    left = [path for path in work.glob("*") if path.name not in (OWNER, CLOCK)]
+    left = [path for path in work.glob("*") if path.name not in (OWNER, CLOCK, CURVES)]
     advice = f"; the same command goes on from {work}" if left else ""
     print(f"{name}: stopped after {clock.seconds() / 60:.1f} min{advice}", file=sys.stderr, flush=True)
 
@@ -315,12 +320,12 @@ def _places(paths: Sequence[Path]) -> str:
 
 
 def _open_work(stage: str, name: str, world: World, identity: Mapping[str, Any]) -> Path:
-    """The work folder of this identity; a first attempt starts with empty curves."""
+    """The work folder of this identity, with its own curves in logs/: none at a first attempt."""
     canonical = json.dumps({"world": world.name, "instance": name, **identity}, sort_keys=True)
     work = work_folder(stage, hashlib.sha256(canonical.encode()).hexdigest()[:16])
     world.costs(name).unlink(missing_ok=True)  # costs are those of a finished run
+    take_log(world, name, work)
     if not (work / OWNER).is_file():
-        world.logs(name).unlink(missing_ok=True)
         work.mkdir(parents=True, exist_ok=True)
         _write_json(work / OWNER, {"world": world.name, "instance": name, **identity})
     return work
@@ -332,6 +337,7 @@ def _finish(run: StageRun, clock: StageClock, identity: Mapping[str, Any], outpu
         raise FileNotFoundError(f"{run.name}: the stage ended without writing {', '.join(missing)}")
     costs = run.written_costs(clock.seconds(), clock.peak_bytes()) | dict(identity)
     _write_json(run.world.costs(run.name), costs)
+    keep(run.world, run.name, run.work, outputs)
 
 
 def _clear(stage: str, name: str, world: World, work: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from pipeline.paths import World, worlds
+from pipeline.stage_records import bring_back
 from pipeline.tracking_store import START_UI, URI_VARIABLE, StoreError, digest, locked_store
 from pipeline.tracking_tables import Shown, show_figures, show_table, show_trainings
 
@@ -20,6 +21,8 @@ TABLE_ORDER = ("mission", "vqgan", *(f"table{n}" for n in range(1, 8)))
 
 def sync(chosen: Sequence[World] | None = None) -> list[Shown]:
     """Bring MLflow to the state of the files, and leave a receipt per world.
+
+    Curves and costs are first brought to the outputs in place, which DVC may have taken from its cache.
 
     Args:
         chosen: the worlds; None for all there are.
@@ -30,6 +33,7 @@ def sync(chosen: Sequence[World] | None = None) -> list[Shown]:
     shown: list[Shown] = []
     with locked_store() as client:
         for world in worlds() if chosen is None else chosen:
+            bring_back(world)
             files = [world.table(name) for name in TABLE_ORDER]
             files += sorted(set(world.tables().glob("*.json")) - set(files))
             shown += [show_table(client, world, path) for path in files if path.is_file()]

@@ -13,6 +13,7 @@ from medim.diffusion.settings import SamplerSettings
 from medim.generation import answer, questions
 from medim.pairs import read_pairs
 from medim.system_loading import load_system
+from medim.systems import TASKS
 from pipeline.params import read_section
 from pipeline.paths import world_from_params
 from pipeline.resources import device
@@ -30,6 +31,16 @@ class Section:
     joint: int
     chunk: int
     sampler: SamplerSettings
+
+    def __post_init__(self) -> None:
+        """Check the tasks.
+
+        Raises:
+            ValueError: names one that no system answers.
+        """
+        for task in self.tasks:
+            if task not in TASKS:
+                raise ValueError(f"no task {task!r}: there are {', '.join(TASKS)}")
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ Letters: B batch, L positions, D width.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -33,6 +34,7 @@ from medim.vocab import SequenceLayout, SharedVocab
 
 DECODERS = ("llama", "gemma", "qwen2", "mistral")
 TIMESTEPS = ("t", "sigma", "none")
+ALSO_READ = ("rope_theta", "rope_scaling", "head_dim")  # keys that transformers reads beside a configuration's own
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,27 @@ def _check_decoder(decoder: Mapping[str, Any]) -> None:
     kind = decoder.get("model_type")
     if kind not in DECODERS:
         raise ValueError(f"decoder.model_type must be one of {', '.join(DECODERS)}, got {kind!r} (params.yaml)")
+
+
+def check_decoder_keys(decoder: Mapping[str, Any]) -> None:
+    """Hold the keys of params.yaml to those of transformers' configuration, which would take any.
+
+    Configurations of published checkpoints are not held to it: some carry keys that nothing reads.
+
+    Raises:
+        ValueError: names the key and the nearest one.
+    """
+    from transformers import AutoConfig
+
+    _check_decoder(decoder)
+    known = [*AutoConfig.for_model(decoder["model_type"]).to_dict(), *ALSO_READ]
+    for key in decoder:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(
+                f"a {decoder['model_type']} decoder has no {key!r}{hint} (params.yaml:train_medim.settings.backbone)"
+            )
 
 
 def build_decoder(decoder: Mapping[str, Any], vocab_size: int, causal: bool, length: int) -> Any:

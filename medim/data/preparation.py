@@ -22,6 +22,16 @@ class DrawnSource:
     val: int
     test: int
 
+    def __post_init__(self) -> None:
+        """Check the counts.
+
+        Raises:
+            ValueError: one is negative.
+        """
+        for split, pairs in vars(self).items():
+            if pairs < 0:
+                raise ValueError(f"a split has at least 0 pairs, {split} has {pairs}")
+
 
 Source = DrawnSource | FolderSource
 

@@ -35,6 +35,7 @@ INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
 INCEPTION_TENSORS = 566
+NORMAL_95 = 1.96  # standard deviations each side that hold 95 % of a normal distribution
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,15 @@ def inception_score(logits: Floats, splits: int, seed: int) -> float:
     return float(score[KEY_METRIC_ISC_MEAN])
 
 
-def kid(generated: Floats, real: Floats, settings: QualitySettings, seed: int) -> float:
-    """Kernel distance with the cubic kernel (Bińkowski et al. 2018, arXiv:1801.01401): unbiased, so it can be < 0."""
-    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+def kid(generated: Floats, real: Floats, settings: QualitySettings, seed: int) -> Estimate:
+    """Kernel distance with the cubic kernel (Bińkowski et al. 2018, arXiv:1801.01401): unbiased, so it can be < 0.
+
+    The interval is by subsampling (Politis, Romano & Wolf 1999, Sec. 2.2), since a bootstrap would repeat rows, which
+    the estimator does not allow: subsets of k of N pictures vary by s² = v (1/k - 1/N) around the value of all, whose
+    own variance is v / N, so the mean of S subsets has s² (k / (N - k) + 1 / S). N is the smaller number of pictures;
+    no interval where k is N.
+    """
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
     _check_features(generated, real)
     fewest = min(len(generated), len(real))
@@ -89,7 +96,12 @@ def kid(generated: Floats, real: Floats, settings: QualitySettings, seed: int) -
         torch.from_numpy(generated), torch.from_numpy(real), kid_subsets=settings.kid_subsets,
         kid_subset_size=settings.kid_subset_size, rng_seed=seed, verbose=False,
     )  # fmt: skip
-    return float(score[KEY_METRIC_KID_MEAN])
+    value, size = float(score[KEY_METRIC_KID_MEAN]), settings.kid_subset_size
+    if fewest == size or settings.kid_subsets < 2:
+        return Estimate(value, None, None, len(generated))
+    part = size / (fewest - size) + 1 / settings.kid_subsets
+    margin = NORMAL_95 * float(score[KEY_METRIC_KID_STD]) * part**0.5
+    return Estimate(value, value - margin, value + margin, len(generated))
 
 
 def precision_recall(generated: Floats, real: Floats, neighbours: int) -> tuple[float, float]:
@@ -142,8 +154,7 @@ def set_scores(
 ) -> dict[str, Estimate]:
     """FID, IS, KID, precision, recall of (N, D) against (M, D) features and (N, C) class logits.
 
-    Precision and recall have intervals with the other set's manifold held fixed; KID has none (a resample repeats rows,
-    which its unbiased estimator does not allow).
+    Precision and recall have intervals with the other set's manifold held fixed.
     """
     n, m = len(generated), len(real)
     score = centred_bootstrap(
@@ -153,7 +164,7 @@ def set_scores(
     return {
         "FID": fid_estimate(generated, real, seed, settings.resamples),
         "IS": Estimate(*score, n),
-        "KID": Estimate(kid(generated, real, settings, seed), None, None, n),
+        "KID": kid(generated, real, settings, seed),
         "precision": _share(inside[0], n, seed, settings.resamples),
         "recall": _share(inside[1], m, seed, settings.resamples),
     }

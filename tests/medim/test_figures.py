@@ -88,7 +88,9 @@ def test_figure8_shows_the_worst_first():
 
 
 def fake_reference(shown: dict[str, str]) -> SimpleNamespace:
-    truth = SimpleNamespace(image=encode_png(RED_PICTURE), report="edema", findings='{"edema": "present"}')
+    truth = SimpleNamespace(
+        image=encode_png(RED_PICTURE), report="edema", prompt="given", findings='{"edema": "present"}'
+    )  # fmt: skip
     grammar = SimpleNamespace(read=lambda report: {"edema": "present"} if "edema" in report else {})
     return SimpleNamespace(
         dataset="d", by_id={"p": truth}, domain=SimpleNamespace(grammar=grammar), labels=("edema",),
@@ -106,7 +108,7 @@ def test_panels_hold_what_was_given_and_what_was_made():
     np.testing.assert_array_equal(panel.image, RED_PICTURE)
     assert panel.text == "x-ray: clear" and score == 1 and panel.findings[0][1] == DISAGREES
     panel, score = figures.panel_of(sample("report_to_image", RED_PICTURE // 2, None), references)
-    assert panel.text == "x-ray: edema" and score == 1
+    assert panel.text == "given: edema" and score == 1  # the prompt that was asked, not that of a training pair
     panel, score = figures.panel_of(sample("image_to_report", None, "edema"), references)
     assert score == 0 and panel.findings[0][1] == AGREES
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medim.backbones import attention
-from medim.backbones.mllm import MLLM, BackboneSettings
+from medim.backbones.mllm import MLLM, BackboneSettings, check_decoder_keys
 from medim.vocab import SequenceLayout, SharedVocab
 
 DECODERS: dict[str, dict[str, Any]] = {
@@ -208,3 +208,10 @@ def test_settings_refuse_an_unknown_name(name):
 def test_settings_refuse_an_unknown_decoder():
     with pytest.raises(ValueError, match=r"decoder.model_type must be one of llama, .* got 'gpt2'"):
         replace(SETTINGS, decoder={"model_type": "gpt2"})
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_misspelt_decoder_key_is_named(name):
+    check_decoder_keys(DECODERS[name] | {"rope_theta": 5.0})
+    with pytest.raises(ValueError, match=r"no 'num_hidden_layer' \(did you mean 'num_hidden_layers'\?\)"):
+        check_decoder_keys({"model_type": name, "num_hidden_layer": 1})

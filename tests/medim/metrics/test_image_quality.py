@@ -77,7 +77,20 @@ def test_kid_is_the_unbiased_mmd_of_the_cubic_kernel():
     off = 1 - np.eye(12)
     expected = (kernel(x, x) * off).sum() / 132 + (kernel(y, y) * off).sum() / 132 - 2 * kernel(x, y).mean()
     one = QualitySettings(2, 1, 12, 3, 0)
-    assert image_quality.kid(x, y, one, seed=0) == pytest.approx(expected, rel=1e-9)
+    assert image_quality.kid(x, y, one, seed=0).value == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_interval_of_kid_has_the_width_of_what_new_pictures_give():
+    """Against the spread of the value over pictures drawn anew, which subsampling only estimates."""
+    settings = QualitySettings(1, 50, 100, 3, 0)
+    new = [
+        image_quality.kid(rows(300, 4, seed=2 * s), rows(300, 4, shift=0.5, seed=2 * s + 1), settings, seed=s)
+        for s in range(30)
+    ]
+    spread = float(np.std([one.value for one in new]))
+    estimated = float(np.mean([one.high - one.low for one in new])) / (2 * 1.96)
+    assert estimated == pytest.approx(spread, rel=0.4)
+    assert image_quality.kid(rows(40), rows(40, seed=1), QualitySettings(1, 5, 40, 3, 0), 0).low is None
 
 
 def test_precision_and_recall_of_separate_and_equal_sets():

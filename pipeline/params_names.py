@@ -1,0 +1,63 @@
+"""Holds the sections of params.yaml against each other: names that one section uses and another one defines, and least
+values. Read before any stage runs, so that a wrong name in the last stage does not wait for the trainings before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pipeline.params_file import ParamsError, nearest
+
+# section.key -> least value
+LEAST = {
+    "train_vqgan.val_pairs": 1, "evaluate_vqgan.columns": 1, "evaluate_vqgan.zoom": 1,
+    "evaluate_vqgan.settings.resamples": 2, "evaluate_vqgan.settings.set_resamples": 2,
+    "tokenize_pairs.vocabulary": 258, "tokenize_pairs.length": 8, "tokenize_pairs.batch": 1,
+    "pretrain_backbone.val_pairs": 1, "train_medim.settings.val_pairs": 1,
+    "generate.pairs": 1, "generate.joint": 0, "generate.chunk": 1,
+    "evaluate.settings.resamples": 2, "evaluate.settings.quality.resamples": 2, "evaluate.sheet_columns": 1,
+    "evaluate.sheet_zoom": 1, "record_tables.figures.prompts": 1, "record_tables.figures.cases": 1,
+    "record_tables.figures.columns": 1, "record_tables.figures.side": 32,
+}  # fmt: skip
+
+
+def check_sections_together(sections: Mapping[str, Any], path: object) -> None:
+    """Sections as their dataclasses, by name; those of a pipeline that has other stages are left out.
+
+    Raises:
+        ParamsError: names key, value and what is possible.
+    """
+    for key, names, known, source in _uses(sections):
+        for name in names:
+            if name not in known:
+                raise ParamsError(
+                    f"{path}:{key}: {name!r} is not in {source} ({', '.join(known)}){nearest(name, known)}"
+                )
+    for key, least in LEAST.items():
+        section, *rest = key.split(".")
+        value = sections.get(section)
+        for part in rest if value is not None else ():
+            value = getattr(value, part)
+        if value is not None and value < least:
+            raise ParamsError(f"{path}:{key} must be at least {least}, got {value}")
+
+
+def _uses(sections: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str], list[str], str]]:
+    """(key, the names it holds, names that exist, where those stand)."""
+    if not {"prepare_data", "tokenize_pairs", "generate", "evaluate"} <= set(sections):
+        return
+    prepared, tokens = list(sections["prepare_data"].datasets), list(sections["tokenize_pairs"].datasets)
+    for stage in ("train_vqgan", "evaluate_vqgan", "tokenize_pairs", "train_baseline", "generate", "evaluate"):
+        yield f"{stage}.datasets", sections[stage].datasets, prepared, "prepare_data.datasets"
+    yield "train_medim.datasets", sections["train_medim"].datasets, tokens, "tokenize_pairs.datasets"
+    yield "pretrain_backbone.dataset", [sections["pretrain_backbone"].dataset], tokens, "tokenize_pairs.datasets"
+    generate, evaluate = sections["generate"], sections["evaluate"]
+    yield "evaluate.datasets", evaluate.datasets.values(), prepared, "prepare_data.datasets"
+    yield "evaluate.datasets", evaluate.datasets, list(generate.datasets), "generate.datasets"
+    trained = [*sections["train_medim"].variants, *sections["train_baseline"].methods]
+    yield "generate.models", generate.models, trained, "train_medim.variants and train_baseline.methods"
+    yield "evaluate.models", evaluate.models, list(generate.models), "generate.models"
+    for key in ("chest", "pathology", "ood"):
+        name = getattr(sections["record_tables"], key)
+        if name is not None:
+            yield f"record_tables.{key}", [name], list(evaluate.datasets), "evaluate.datasets"

@@ -1,0 +1,54 @@
+"""A wrong name or number anywhere in params.yaml is found before any stage runs."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.params import check_sections
+from pipeline.params_file import ParamsError
+from pipeline.profile import profiles, render
+
+ROOT = Path(__file__).parents[2]
+
+
+def written(folder: Path, old: str, new: str) -> Path:
+    text = render("phantom", ROOT / "profiles")
+    assert old in text
+    path = folder / "params.yaml"
+    path.write_text(text.replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize("profile", profiles())
+def test_every_profile_is_right(profile, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "params.yaml"
+    path.write_text(render(profile, ROOT / "profiles"))
+    check_sections(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("tasks: [report_to_image", "tasks: [report2image", r"generate: no task 'report2image': there are report_to_i"),
+        ("models: [medim, trivial]", "models: [medimm, trivial]", r"generate.models: 'medimm' is not in train_medim.v"),
+        ("chest: phantom_cxr ", "chest: nope ", r"record_tables.chest: 'nope' is not in evaluate.datasets"),
+        ("dataset: drawings", "dataset: drawing", r"pretrain_backbone.dataset: 'drawing' .*did you mean 'drawings'"),
+        ("phantom_cxr: phantom_cxr", "phantom_cxr: phantom_cx", r"evaluate.datasets: 'phantom_cx' is not in prepa"),
+        ("lr: 1e-3", "lr: .nan", r"lr must lie in .*, got nan"),
+        ("precision: auto               # auto", "precision: fp16  # auto", r"precision must be one of auto, bf16"),
+        ("ema: 0.999", "ema: 1.0", r"train_medim.optim: ema must lie in \[0, 1\), got 1.0"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(old, new, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ParamsError, match=says):
+        check_sections(written(tmp_path, old, new))
+
+
+def test_least_values(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = render("phantom", ROOT / "profiles")
+    line = next(line for line in text.splitlines() if line.startswith("  chunk:"))
+    with pytest.raises(ParamsError, match=r"generate\.chunk must be at least 1, got 0"):
+        check_sections(written(tmp_path, line, "  chunk: 0"))
