@@ -35,7 +35,9 @@ from pipeline.params_file import ParamsError, read_yaml
 PACKAGES = ("medim", "pipeline", "stages")
 NAMED_BY_INSTANCE = ("medim.baselines",)
 SYSTEMS = "medim.system_loading"
-TRANSPARENT = ("pipeline.params", "pipeline.params_file", "pipeline.paths", "pipeline.tracking_live")
+TRANSPARENT = (
+    "pipeline.params", "pipeline.params_file", "pipeline.params_names", "pipeline.paths", "pipeline.tracking_live",
+)  # fmt: skip
 CACHE = Path(".work/code_hash.json")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 

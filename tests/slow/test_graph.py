@@ -5,7 +5,7 @@ import json
 import pytest
 from worlds import SMALL, new_clone
 
-from pipeline.code_hash import Sources, closure, instances
+from pipeline.code_hash import TRANSPARENT, Sources, closure, instances
 from pipeline.params_file import read_yaml
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -30,7 +30,7 @@ def test_the_graph_runs_through_and_a_second_run_does_nothing(finished):
 
 def test_a_stage_loads_no_code_that_its_hash_does_not_hold(finished):
     """Whatever a stage's process had loaded at its end is in the import closure that code/<instance>.txt hashes."""
-    transparent = {f"pipeline/{name}.py" for name in ("params", "params_file", "paths", "tracking_live")}
+    transparent = {f"{name.replace('.', '/')}.py" for name in TRANSPARENT}
     sources = Sources(finished.folder)
     loaded = finished.files_loaded()
     assert set(loaded) == {instance.name for instance in of(finished)}
