@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy
 
 from medim.backbones.mllm import MLLM, BackboneSettings, check_decoder_keys
 from medim.medim_training import TokenData, Tokens, balanced_batches
@@ -55,42 +55,34 @@ class CausalDecoder(nn.Module):
         self.vocab = SharedVocab(tokenizer.size, codebook_size)
         self.backbone = MLLM(self.vocab, layout, plain)
 
-    def sequences(self, batch: TokenBatch, caption_first: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids (B, L) and which of them are learned (B, L): codes, and the caption up to its first EOS.
+    def learned(self, batch: TokenBatch, caption_first: Tensor) -> Tensor:
+        """(B, L) bool, in the layout's order: codes, and the caption up to its first EOS.
 
-        Args:
-            caption_first: (B,) bool.
+        A first caption token that has nothing before it is not learned.
         """
-        num = len(batch.text)
-        edge = torch.ones(num, 1, dtype=torch.int64, device=batch.text.device)
-        picture = torch.cat(
-            [edge * self.tokenizer.boi_id, self.vocab.from_codes(batch.image), edge * self.tokenizer.eoi_id], dim=1
-        )
-        ended = (batch.text == self.tokenizer.eos_id).long().cumsum(1)
-        learned_text = (ended - (batch.text == self.tokenizer.eos_id).long()) == 0  # the first EOS is learned
-        no = torch.zeros_like(edge, dtype=torch.bool)
-        learned_picture = torch.cat([no, torch.ones_like(batch.image, dtype=torch.bool), no], dim=1)
-        choose = caption_first[:, None]
-        ids = torch.where(choose, torch.cat([batch.text, picture], dim=1), torch.cat([picture, batch.text], dim=1))
-        learned = torch.where(
-            choose, torch.cat([learned_text, learned_picture], dim=1), torch.cat([learned_picture, learned_text], dim=1)
-        )
-        return ids, learned
+        is_eos = (batch.text == self.tokenizer.eos_id).long()
+        caption = is_eos.cumsum(1) - is_eos == 0  # the first EOS is learned
+        caption[:, 0] &= ~caption_first
+        learned = torch.zeros(len(caption), self.layout.length, dtype=torch.bool, device=caption.device)
+        learned[:, self.layout.text], learned[:, self.layout.image] = caption, True
+        return learned
 
     def nats(self, batch: TokenBatch, caption_first: Tensor) -> tuple[Tensor, Tensor]:
         """Mean next-token cross-entropy of captions and of pictures, nats per token.
 
-        A first caption token has nothing before it and is not learned.
+        Args:
+            batch: B pairs.
+            caption_first: (B,) bool, samples in the order caption, picture.
         """
-        ids, learned = self.sequences(batch, caption_first)
-        hidden = self.backbone.hidden(ids, None, causal=True, report_first=caption_first)[:, :-1]
-        target, wanted = ids[:, 1:], learned[:, 1:]
-        is_code = target >= self.vocab.image_offset
-        text_rows, image_rows = self.backbone.head_rows()
-        text, image = wanted & ~is_code, wanted & is_code
+        edge = torch.ones(len(batch.text), 1, dtype=torch.int64, device=batch.text.device)
+        codes = self.vocab.from_codes(batch.image)
+        ids = torch.cat([edge * self.tokenizer.boi_id, codes, edge * self.tokenizer.eoi_id, batch.text], dim=1)
+        learned = self.learned(batch, caption_first)
+        logits = self.backbone.logits_at(self.backbone.before(ids, caption_first), learned)
+        text, image = self.layout.text, self.layout.image
         return (
-            cross_entropy(linear(hidden[text], text_rows).float(), target[text]),
-            cross_entropy(linear(hidden[image], image_rows).float(), self.vocab.to_codes(target[image])),
+            cross_entropy(logits.text.float(), ids[:, text][learned[:, text]]),
+            cross_entropy(logits.image.float(), batch.image[learned[:, image]]),
         )
 
     def save(self, folder: Path) -> None:

@@ -149,14 +149,15 @@ def initialise_decoder(backbone: MLLM, tokenizer: TextTokenizer, start: Start, s
         Counts: blocks' tensors, report rows copied and drawn, code rows copied and drawn.
 
     Raises:
-        ValueError: a weight is missing, or of another shape (names it); or the backbone's positions are not flat.
+        ValueError: a weight is missing, or of another shape (names it); or the backbone's positions are not those of
+            a checkpoint.
     """
     if is_own(start.source):
         return _initialise_own(backbone, tokenizer, start.source)
-    if backbone.settings.positions != "flat":
+    if backbone.settings.positions != "flat" or backbone.patch is not None:
         raise ValueError(
-            f"{start.source} was trained with positions in one line: set positions: flat "
-            f"(params.yaml:train_medim.settings.backbone)"
+            f"{start.source} was trained with positions in one line and one code each: set positions: flat and "
+            f"code_patch: 1 (params.yaml:train_medim.settings.backbone)"
         )
     checkpoint = open_checkpoint(start.source)
     blocks = 0

@@ -8,10 +8,12 @@ billion; what turns it into a denoiser stands in `BackboneSettings`, whose switc
 - Time enters through AdaLN (adaln.py); `adaln: none` adds it to the token embeddings instead, weighted by one learned
   number that starts at 0 (Sec. 3.3, "weighted addition"); `timestep: none` removes it everywhere, AdaLN with it (ibid.:
   "remove the timestep embeddings and replace the AdaLN designs with a standard LayerNorm").
+- `code_patch` lets neighbouring codes share a position of the decoder (code_patch.py); everything outside this class
+  keeps one position a code.
 - A position's logits are read at the position itself, over its own modality's ids only. The official code reads report
   tokens at the previous and codes at the next position; that is for its checkpoint only, see pretrained.py.
 
-Letters: B batch, L positions, D width.
+Letters: B batch, L positions of the layout, S positions of the decoder (L where no codes share one), D width.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from torch.nn.functional import linear
 
 from medim.backbones.adaln import KINDS, STARTS, AdaLN, TimestepEmbedder, make_adaptive
 from medim.backbones.attention import register_attention, rotary_in_compute_dtype
+from medim.backbones.code_patch import CodePatch, short_layout
 from medim.backbones.code_rows import CODE_ROWS, set_code_rows
 from medim.backbones.positions import POSITIONS, GridRotary, position_ids
 from medim.diffusion.denoise import ModalityLogits
@@ -45,6 +48,7 @@ class BackboneSettings:
     decoder: Mapping[str, Any]
     positions: str  # flat | grid, see positions.py
     code_rows: str  # codebook | drawn, see code_rows.py; a real checkpoint brings its own
+    code_patch: int  # side of the square of codes that share a position; 1: each has its own
     causal: bool  # keep the causal mask (Table 4 "w/ causal mask")
     timestep: str  # t | sigma | none
     adaln: str  # full | single | none
@@ -67,6 +71,8 @@ class BackboneSettings:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r} (params.yaml)")
+        if self.code_patch < 1:
+            raise ValueError(f"code_patch must be at least 1, got {self.code_patch} (params.yaml)")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `BackboneSettings(**d)` is the inverse."""
@@ -130,11 +136,13 @@ class MLLM(nn.Module):
     def __init__(self, vocab: SharedVocab, layout: SequenceLayout, settings: BackboneSettings) -> None:
         super().__init__()
         self.vocab, self.layout, self.settings = vocab, layout, settings
-        self.decoder = build_decoder(settings.decoder, vocab.size, settings.causal, layout.length)
+        self.short = short_layout(layout, settings.code_patch)
+        self.decoder = build_decoder(settings.decoder, vocab.size, settings.causal, self.short.length)
         if settings.positions == "grid":
-            self.decoder.rotary_emb = GridRotary(self.decoder.rotary_emb, layout)
+            self.decoder.rotary_emb = GridRotary(self.decoder.rotary_emb, self.short)
         self.decoder.rotary_emb.register_forward_hook(rotary_in_compute_dtype)
         width, layers = self.decoder.config.hidden_size, self.decoder.config.num_hidden_layers
+        self.patch = CodePatch(layout, settings.code_patch, width) if settings.code_patch > 1 else None
         self.embed_time: TimestepEmbedder | None = None
         self.adaln: AdaLN | None = None
         self.time_weight: nn.Parameter | None = None
@@ -151,27 +159,47 @@ class MLLM(nn.Module):
         if settings.gradient_checkpointing:
             self.decoder.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def hidden(
-        self, ids: Tensor, t: Tensor | None, causal: bool | None = None, report_first: Tensor | None = None
-    ) -> Tensor:
-        """Last hidden states (B, L, D) of shared ids (B, L) at times t (B,).
-
-        Args:
-            t: None leaves time out: the plain decoder (autoregressive pretraining).
-            causal: overrides the settings for this call.
-            report_first: (B,) bool, samples in the order report | BOI | picture | EOI; None: in the layout's.
-        """
-        extra: dict[str, Any] = {} if causal is None else {"is_causal": causal}
-        if self.settings.positions == "grid" and report_first is not None:
-            extra["position_ids"] = position_ids(self.layout, report_first)
-        embeddings = self.decoder.embed_tokens(ids)
+    def hidden(self, ids: Tensor, t: Tensor | None) -> Tensor:
+        """Last hidden states (B, L, D) of shared ids (B, L) at times t (B,); t None: the plain decoder, without time."""
+        extra: dict[str, Any] = {}
+        embeddings = self._embed(ids)
         if self.embed_time is not None and t is not None:
             c = self.embed_time(t)
             if self.adaln is not None:
                 extra["modulations"] = self.adaln(c)
             else:
                 embeddings = embeddings + self.time_weight * c[:, None]
-        return self.decoder(inputs_embeds=embeddings, use_cache=False, **extra).last_hidden_state
+        return self._lengthen(self.decoder(inputs_embeds=embeddings, use_cache=False, **extra).last_hidden_state)
+
+    def before(self, ids: Tensor, report_first: Tensor) -> Tensor:
+        """What precedes each token, for next-token prediction: causal attention, no time.
+
+        Entry i of the result (B, L, D) is the last hidden state at the decoder's position before that of token i, so it
+        depends on the tokens before (codes of one patch are predicted together); it is 0 where nothing comes before.
+
+        Args:
+            ids: (B, L) shared ids in the layout's order.
+            report_first: (B,) bool, samples that the decoder reads as report | BOI | picture | EOI.
+        """
+        length, report = self.short.length, self.short.n_text
+        position = torch.arange(length, device=ids.device)
+        order = torch.where(report_first[:, None], (position - report) % length, position)  # read as the i-th
+        embeddings = _take(self._embed(ids), order)
+        extra: dict[str, Any] = {}
+        if self.settings.positions == "grid":
+            extra["position_ids"] = position_ids(self.short, report_first)
+        hidden = self.decoder(inputs_embeds=embeddings, use_cache=False, is_causal=True, **extra).last_hidden_state
+        previous = torch.cat([torch.zeros_like(hidden[:, :1]), hidden[:, :-1]], dim=1)
+        return self._lengthen(_take(previous, order.argsort(dim=1)))
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        """(B, L) -> (B, S, D)."""
+        embeddings: Tensor = self.decoder.embed_tokens(ids)
+        return embeddings if self.patch is None else self.patch.shorten(embeddings)
+
+    def _lengthen(self, hidden: Tensor) -> Tensor:
+        """(B, S, D) -> (B, L, D)."""
+        return hidden if self.patch is None else self.patch.lengthen(hidden)
 
     def head_rows(self) -> tuple[Tensor, Tensor]:
         """Head matrices (n_text, D) and (n_image, D): views of the shared one."""
@@ -208,7 +236,12 @@ class MLLM(nn.Module):
         return self.logits_at(self.hidden(xt, t), positions)
 
     def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters that a pretrained decoder brings: embedding, blocks, norm, head."""
+        """Names and parameters that a pretrained decoder brings: embedding, blocks, norm, head, matrices of patches."""
         for name, parameter in self.named_parameters():
-            if name.startswith("decoder.") or name == "head":
+            if name.startswith(("decoder.", "patch.")) or name == "head":
                 yield name, parameter
+
+
+def _take(x: Tensor, order: Tensor) -> Tensor:
+    """Rows (B, S, D) in another order (B, S)."""
+    return x.gather(1, order[:, :, None].expand_as(x))

@@ -30,33 +30,44 @@ def pretrain(folder: Path) -> Path:
     return folder / "prior"
 
 
-def test_both_orders():
+def test_what_is_learned():
     model, batch = causal_decoder(), tiny.tokens().batch(range(2))
-    ids, learned = model.sequences(batch, torch.tensor([False, True]))
-    boi, eoi, eos = model.tokenizer.boi_id, model.tokenizer.eoi_id, model.tokenizer.eos_id
-    codes = (batch.image + model.vocab.image_offset).tolist()
-    text = batch.text.tolist()
-    assert ids.tolist() == [[boi, *codes[0], eoi, *text[0]], [*text[1], boi, *codes[1], eoi]]
-    caption = text[0].index(eos) + 1  # the first EOS is learned, the padding after it is not
-    assert learned[0].tolist() == [False] + [True] * 9 + [False] + [True] * caption + [False] * (20 - caption)
-    assert int(learned[1].sum()) == 9 + text[1].index(eos) + 1
+    learned = model.learned(batch, torch.tensor([False, True]))
+    for row, caption_first in enumerate((False, True)):
+        caption = batch.text[row].tolist().index(model.tokenizer.eos_id) + 1  # the first EOS is learned
+        assert learned[row, tiny.LAYOUT.text].tolist() == [not caption_first] + [True] * (caption - 1) + [False] * (
+            20 - caption
+        )
+        assert learned[row, : tiny.LAYOUT.text.start].tolist() == [False] + [True] * 9 + [False]
 
 
+@pytest.mark.parametrize("positions", ["flat", "grid"])
 @pytest.mark.parametrize("caption_first", [False, True])
-def test_the_loss_is_next_token_cross_entropy(caption_first):
+def test_the_loss_is_next_token_cross_entropy(caption_first, positions):
     """By hand, token by token, from prefixes alone: so nothing of the future is used."""
-    model, batch = causal_decoder(), tiny.tokens().batch(range(1))
-    ids, learned = model.sequences(batch, torch.tensor([caption_first]))
+    torch.manual_seed(0)
+    backbone = replace(tiny.BACKBONE, positions=positions)
+    model, batch = CausalDecoder(tiny.tokenizer(), tiny.CODES, tiny.LAYOUT, backbone), tiny.tokens().batch(range(1))
+    picture = [model.tokenizer.boi_id, *model.vocab.from_codes(batch.image[0]).tolist(), model.tokenizer.eoi_id]
+    caption = batch.text[0].tolist()
+    ids = torch.tensor([caption + picture if caption_first else picture + caption])
+    if caption_first:
+        learned = [True] * (caption.index(model.tokenizer.eos_id) + 1)
+        learned = [False, *learned[1:]] + [False] * (20 - len(learned)) + [False] + [True] * 9 + [False]
+    else:
+        learned = [False] + [True] * 9 + [False] + [i <= caption.index(model.tokenizer.eos_id) for i in range(20)]
     text_rows, image_rows = model.backbone.head_rows()
+    places = torch.arange(ids.shape[1])[None] + (ids.shape[1] if caption_first and positions == "grid" else 0)
     nats: dict[str, list[float]] = {"text": [], "image": []}
     with torch.no_grad():
+        embeddings = model.backbone.decoder.embed_tokens(ids)
         for i in range(1, ids.shape[1]):
-            if not learned[0, i]:
+            if not learned[i]:
                 continue
-            hidden = model.backbone.hidden(ids[:, :i], None)[0, -1]
+            hidden = model.backbone.decoder(inputs_embeds=embeddings[:, :i], position_ids=places[:, :i])
             is_code = int(ids[0, i]) >= model.vocab.image_offset
             target = int(ids[0, i]) - (model.vocab.image_offset if is_code else 0)
-            log_p = (hidden @ (image_rows if is_code else text_rows).T).log_softmax(-1)
+            log_p = (hidden.last_hidden_state[0, -1] @ (image_rows if is_code else text_rows).T).log_softmax(-1)
             nats["image" if is_code else "text"].append(-float(log_p[target]))
         text, image = model.nats(batch, torch.tensor([caption_first]))
     assert float(text) == pytest.approx(sum(nats["text"]) / len(nats["text"]), rel=1e-4)
