@@ -160,7 +160,7 @@ class MLLM(nn.Module):
             self.decoder.gradient_checkpointing_enable({"use_reentrant": False})
 
     def hidden(self, ids: Tensor, t: Tensor | None) -> Tensor:
-        """Last hidden states (B, L, D) of shared ids (B, L) at times t (B,); t None: the plain decoder, without time."""
+        """Last hidden states (B, L, D) of shared ids (B, L) at times t (B,); t None: the decoder without time."""
         extra: dict[str, Any] = {}
         embeddings = self._embed(ids)
         if self.embed_time is not None and t is not None:

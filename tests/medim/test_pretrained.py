@@ -77,6 +77,8 @@ def test_a_real_decoder_keeps_its_positions(tmp_path):
     start = Start(tmp_path, None, None, None)
     with pytest.raises(ValueError, match="set positions: flat"):
         initialise_decoder(backbone(start, positions="grid"), tiny.tokenizer(), start, 0)
+    with pytest.raises(ValueError, match="code_patch: 1"):
+        initialise_decoder(backbone(start, code_patch=3), tiny.tokenizer(), start, 0)
 
 
 @pytest.mark.parametrize(("kind", "weight"), [("llama", 0.4), ("gemma", -0.6)])
