@@ -204,13 +204,13 @@ def _plain(section: Mapping[str, Any] | DataclassInstance) -> dict[str, Any]:
 
 
 @contextmanager
-def _only_one(instance: str, stage: str, world: World) -> Iterator[None]:
+def _only_one(instance: str, world: World) -> Iterator[None]:
     """Hold the lock of this world's instance.
 
     Raises:
         SystemExit: another process holds it; says which.
     """
-    path = lock_file(stage, world, instance)
+    path = lock_file(world, instance)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:
@@ -279,7 +279,7 @@ def stage_run(
     top = load_top(params)
     configure(top.threads, top.seed, use_torch)
     world, name = World(RUNS / top.world), instance_name(stage, instance)
-    with _only_one(name, stage, world), _term_is_exit():
+    with _only_one(name, world), _term_is_exit():
         identity = _identity(name, _plain(section), top, inputs, use_code)
         work = _open_work(stage, name, world, identity)
         run = StageRun(stage, instance, world, top, work)

@@ -45,13 +45,17 @@ def fingerprint(path: Path) -> str | None:
     return total.hexdigest()
 
 
-def lock_file(stage: str, world: World, instance: str) -> Path:
+def _work_folders(instance: str) -> Path:
+    return WORK / instance.partition("@")[0]
+
+
+def lock_file(world: World, instance: str) -> Path:
     """What a running instance holds a lock on."""
-    return WORK / stage / f"{world.name}.{instance}.lock"
+    return _work_folders(instance) / f"{world.name}.{instance}.lock"
 
 
 def _is_running(world: World, instance: str) -> bool:
-    path = lock_file(instance.partition("@")[0], world, instance)
+    path = lock_file(world, instance)
     if not path.is_file():
         return False
     with path.open("a+") as file:
@@ -81,7 +85,7 @@ def take_log(world: World, instance: str, work: Path) -> None:
 def _put_aside(world: World, instance: str) -> None:
     """The curves in logs/ go to the unfinished attempt that wrote them; those of a finished run are kept elsewhere."""
     key, log = _key_file(world, instance), world.logs(instance)
-    owner = WORK / instance.partition("@")[0] / key.read_text(encoding="utf-8") if key.is_file() else None
+    owner = _work_folders(instance) / key.read_text(encoding="utf-8") if key.is_file() else None
     if owner is not None and (owner / OWNER).is_file() and log.is_file():
         os.replace(log, owner / CURVES)
     log.unlink(missing_ok=True)
@@ -96,14 +100,11 @@ def keep(world: World, instance: str, work: Path, outputs: Sequence[Path]) -> No
     shutil.copyfile(world.costs(instance), folder / COSTS)
     if world.logs(instance).is_file():
         shutil.copyfile(world.logs(instance), folder / CURVES)
-    written = {path.relative_to(world.root).as_posix(): fingerprint(path) for path in _inside(world, outputs)}
+    inside = [path for path in outputs if path.is_relative_to(world.root)]
+    written = {path.relative_to(world.root).as_posix(): fingerprint(path) for path in inside}
     (folder / OUTPUTS).write_text(json.dumps(written, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for old in _records(world.finished(instance))[KEPT:]:
         shutil.rmtree(old)
-
-
-def _inside(world: World, outputs: Sequence[Path]) -> list[Path]:
-    return [path for path in outputs if path.is_relative_to(world.root)]
 
 
 def _records(folder: Path) -> list[Path]:
