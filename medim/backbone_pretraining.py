@@ -7,6 +7,8 @@ that everything but AdaLN and time carries over; attention is causal and time is
     picture to caption   BOI | picture | EOI | caption
     caption to picture   caption | BOI | picture | EOI
 
+With a `code_stem` (backbones/code_stem.py) a picture that stands first is seen whole, so only its caption is learned.
+
 Letters: B batch, L positions, T caption tokens, n codes of a picture.
 """
 
@@ -58,17 +60,18 @@ class CausalDecoder(nn.Module):
     def learned(self, batch: TokenBatch, caption_first: Tensor) -> Tensor:
         """(B, L) bool, in the layout's order: codes, and the caption up to its first EOS.
 
-        A first caption token that has nothing before it is not learned.
+        A first caption token that has nothing before it is not learned, nor are codes that the stem sees whole.
         """
         is_eos = (batch.text == self.tokenizer.eos_id).long()
         caption = is_eos.cumsum(1) - is_eos == 0  # the first EOS is learned
         caption[:, 0] &= ~caption_first
         learned = torch.zeros(len(caption), self.layout.length, dtype=torch.bool, device=caption.device)
-        learned[:, self.layout.text], learned[:, self.layout.image] = caption, True
+        codes = caption_first[:, None] if self.backbone.stem is not None else torch.ones_like(caption_first)[:, None]
+        learned[:, self.layout.text], learned[:, self.layout.image] = caption, codes
         return learned
 
     def nats(self, batch: TokenBatch, caption_first: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean next-token cross-entropy of captions and of pictures, nats per token.
+        """Mean next-token cross-entropy of captions and of pictures, nats per token; 0 where nothing is learned.
 
         Args:
             batch: B pairs.
@@ -80,9 +83,8 @@ class CausalDecoder(nn.Module):
         learned = self.learned(batch, caption_first)
         logits = self.backbone.logits_at(self.backbone.before(ids, caption_first), learned)
         text, image = self.layout.text, self.layout.image
-        return (
-            cross_entropy(logits.text.float(), ids[:, text][learned[:, text]]),
-            cross_entropy(logits.image.float(), batch.image[learned[:, image]]),
+        return _mean_nats(logits.text, ids[:, text][learned[:, text]]), _mean_nats(
+            logits.image, batch.image[learned[:, image]]
         )
 
     def save(self, folder: Path) -> None:
@@ -96,6 +98,10 @@ class CausalDecoder(nn.Module):
         self.tokenizer.save(folder)
         state = {name: p.detach().contiguous() for name, p in self.backbone.decoder_parameters()}
         save_file(state, folder / "model.safetensors")
+
+
+def _mean_nats(logits: Tensor, ids: Tensor) -> Tensor:
+    return cross_entropy(logits.float(), ids, reduction="sum") / max(1, len(ids))
 
 
 class PretrainingTrainee:
@@ -120,7 +126,7 @@ class PretrainingTrainee:
 
 @torch.no_grad()
 def validation_nats(model: CausalDecoder, val: Mapping[str, Tokens], num: int, chunk: int) -> dict[str, float]:
-    """`<dataset>/<order>/<modality>` -> nats per token on the first `num` pairs (mean of the chunks)."""
+    """`<dataset>/<order>/<modality>` -> nats per token of what is learned, on the first `num` pairs (mean of chunks)."""
     device = next(model.parameters()).device
     out: dict[str, float] = {}
     for name, tokens in val.items():
@@ -132,7 +138,9 @@ def validation_nats(model: CausalDecoder, val: Mapping[str, Tokens], num: int, c
                 first = torch.full((len(batch.text),), order == "caption_first", device=device)
                 parts.append([len(batch.text), *(float(v) * len(batch.text) for v in model.nats(batch, first))])
             pairs, text, image = np.sum(parts, axis=0)
-            out |= {f"{name}/{order}/text": float(text / pairs), f"{name}/{order}/image": float(image / pairs)}
+            out[f"{name}/{order}/text"] = float(text / pairs)
+            if order == "caption_first" or model.backbone.stem is None:
+                out[f"{name}/{order}/image"] = float(image / pairs)
     return out
 
 

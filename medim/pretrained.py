@@ -154,10 +154,10 @@ def initialise_decoder(backbone: MLLM, tokenizer: TextTokenizer, start: Start, s
     """
     if is_own(start.source):
         return _initialise_own(backbone, tokenizer, start.source)
-    if backbone.settings.positions != "flat" or backbone.patch is not None:
+    if backbone.settings.positions != "flat" or backbone.patch is not None or backbone.stem is not None:
         raise ValueError(
-            f"{start.source} was trained with positions in one line and one code each: set positions: flat and "
-            f"code_patch: 1 (params.yaml:train_medim.settings.backbone)"
+            f"{start.source} was trained with positions in one line and one code each: set positions: flat, "
+            f"code_patch: 1 and code_stem: 0 (params.yaml:train_medim.settings.backbone)"
         )
     checkpoint = open_checkpoint(start.source)
     blocks = 0

@@ -9,7 +9,7 @@ billion; what turns it into a denoiser stands in `BackboneSettings`, whose switc
   number that starts at 0 (Sec. 3.3, "weighted addition"); `timestep: none` removes it everywhere, AdaLN with it (ibid.:
   "remove the timestep embeddings and replace the AdaLN designs with a standard LayerNorm").
 - `code_patch` lets neighbouring codes share a position of the decoder (code_patch.py); everything outside this class
-  keeps one position a code.
+  keeps one position a code. `code_stem` puts convolutions over the picture's positions in front (code_stem.py).
 - A position's logits are read at the position itself, over its own modality's ids only. The official code reads report
   tokens at the previous and codes at the next position; that is for its checkpoint only, see pretrained.py.
 
@@ -31,6 +31,7 @@ from medim.backbones.adaln import KINDS, STARTS, AdaLN, TimestepEmbedder, make_a
 from medim.backbones.attention import register_attention, rotary_in_compute_dtype
 from medim.backbones.code_patch import CodePatch, short_layout
 from medim.backbones.code_rows import CODE_ROWS, set_code_rows
+from medim.backbones.code_stem import CodeStem
 from medim.backbones.positions import POSITIONS, GridRotary, position_ids
 from medim.diffusion.denoise import ModalityLogits
 from medim.vocab import SequenceLayout, SharedVocab
@@ -49,6 +50,7 @@ class BackboneSettings:
     positions: str  # flat | grid, see positions.py
     code_rows: str  # codebook | drawn, see code_rows.py; a real checkpoint brings its own
     code_patch: int  # side of the square of codes that share a position; 1: each has its own
+    code_stem: int  # residual blocks of convolutions over a picture's positions; 0: none
     causal: bool  # keep the causal mask (Table 4 "w/ causal mask")
     timestep: str  # t | sigma | none
     adaln: str  # full | single | none
@@ -73,6 +75,8 @@ class BackboneSettings:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r} (params.yaml)")
         if self.code_patch < 1:
             raise ValueError(f"code_patch must be at least 1, got {self.code_patch} (params.yaml)")
+        if self.code_stem < 0:
+            raise ValueError(f"code_stem must not be negative, got {self.code_stem} (params.yaml)")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `BackboneSettings(**d)` is the inverse."""
@@ -143,6 +147,10 @@ class MLLM(nn.Module):
         self.decoder.rotary_emb.register_forward_hook(rotary_in_compute_dtype)
         width, layers = self.decoder.config.hidden_size, self.decoder.config.num_hidden_layers
         self.patch = CodePatch(layout, settings.code_patch, width) if settings.code_patch > 1 else None
+        self.stem: CodeStem | None = None
+        if settings.code_stem:
+            scale = float(self.decoder.config.initializer_range)
+            self.stem = CodeStem(self.short.n_image, width, settings.code_stem, scale)
         self.embed_time: TimestepEmbedder | None = None
         self.adaln: AdaLN | None = None
         self.time_weight: nn.Parameter | None = None
@@ -176,6 +184,7 @@ class MLLM(nn.Module):
 
         Entry i of the result (B, L, D) is the last hidden state at the decoder's position before that of token i, so it
         depends on the tokens before (codes of one patch are predicted together); it is 0 where nothing comes before.
+        With a `code_stem` a picture that stands first is seen whole: its own codes' entries know what they should not.
 
         Args:
             ids: (B, L) shared ids in the layout's order.
@@ -184,7 +193,7 @@ class MLLM(nn.Module):
         length, report = self.short.length, self.short.n_text
         position = torch.arange(length, device=ids.device)
         order = torch.where(report_first[:, None], (position - report) % length, position)  # read as the i-th
-        embeddings = _take(self._embed(ids), order)
+        embeddings = _take(self._embed(ids, causal=report_first), order)
         extra: dict[str, Any] = {}
         if self.settings.positions == "grid":
             extra["position_ids"] = position_ids(self.short, report_first)
@@ -192,10 +201,16 @@ class MLLM(nn.Module):
         previous = torch.cat([torch.zeros_like(hidden[:, :1]), hidden[:, :-1]], dim=1)
         return self._lengthen(_take(previous, order.argsort(dim=1)))
 
-    def _embed(self, ids: Tensor) -> Tensor:
-        """(B, L) -> (B, S, D)."""
+    def _embed(self, ids: Tensor, causal: Tensor | None = None) -> Tensor:
+        """(B, L) -> (B, S, D); `causal` (B,): see `CodeStem`."""
         embeddings: Tensor = self.decoder.embed_tokens(ids)
-        return embeddings if self.patch is None else self.patch.shorten(embeddings)
+        if self.patch is not None:
+            embeddings = self.patch.shorten(embeddings)
+        if self.stem is not None:
+            image = self.short.image
+            picture = self.stem(embeddings[:, image], causal)
+            embeddings = torch.cat([embeddings[:, : image.start], picture, embeddings[:, image.stop :]], dim=1)
+        return embeddings
 
     def _lengthen(self, hidden: Tensor) -> Tensor:
         """(B, S, D) -> (B, L, D)."""
@@ -236,9 +251,9 @@ class MLLM(nn.Module):
         return self.logits_at(self.hidden(xt, t), positions)
 
     def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters that a pretrained decoder brings: embedding, blocks, norm, head, matrices of patches."""
+        """Names and parameters that a pretrained decoder brings: embedding, blocks, norm, head, patches, stem."""
         for name, parameter in self.named_parameters():
-            if name.startswith(("decoder.", "patch.")) or name == "head":
+            if name.startswith(("decoder.", "patch.", "stem.")) or name == "head":
                 yield name, parameter
 
 
