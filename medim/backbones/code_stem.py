@@ -18,7 +18,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, silu
+from torch.nn.functional import conv2d, rms_norm, silu
 
 BEFORE = ((1.0, 1.0, 1.0), (1.0, 1.0, 0.0), (0.0, 0.0, 0.0))  # taps of a 3 x 3 kernel that stand not after its centre
 
@@ -30,15 +30,14 @@ class StemBlock(nn.Module):
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
-        self.norm, self.inner_norm = nn.RMSNorm(width), nn.RMSNorm(channels)
         self.widen = nn.Conv2d(width, channels, 3, padding=1)
         self.narrow = nn.Conv2d(channels, width, 3, padding=1)
         self.register_buffer("before", torch.tensor(BEFORE), persistent=False)
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
         """(B, D, side, side) -> the same shape, without x itself."""
-        h = self._conv(_per_position(self.norm, x), self.widen, causal)
-        return self._conv(silu(_per_position(self.inner_norm, h)), self.narrow, causal)
+        h = self._conv(_norm(x), self.widen, causal)
+        return self._conv(silu(_norm(h)), self.narrow, causal)
 
     def _conv(self, x: Tensor, conv: nn.Conv2d, causal: bool) -> Tensor:
         return conv2d(x, conv.weight * self.before if causal else conv.weight, conv.bias, padding=1)
@@ -83,5 +82,6 @@ class CodeStem(nn.Module):
         return grid.flatten(2).transpose(1, 2)
 
 
-def _per_position(norm: nn.RMSNorm, x: Tensor) -> Tensor:
-    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).to(x.dtype)
+def _norm(x: Tensor) -> Tensor:
+    """Root mean square 1 at every position of (B, D, side, side); a convolution follows, so there are no weights."""
+    return rms_norm(x.permute(0, 2, 3, 1), (x.shape[1],)).permute(0, 3, 1, 2)
