@@ -1,0 +1,97 @@
+"""Convolutions in front of the decoder: what reaches what, with and without the masks of the prior."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from test_code_patch import LAYOUT, VOCAB, sequence
+from test_mllm import SETTINGS, build
+from torch.nn.functional import conv2d, silu
+
+from medim.backbones.code_stem import CodeStem
+from medim.backbones.mllm import MLLM
+
+SIDE, WIDTH = 4, 6
+
+
+def stem(blocks: int = 1, scale: float = 0.5) -> CodeStem:
+    torch.manual_seed(0)
+    return CodeStem(SIDE**2, WIDTH, blocks, scale)
+
+
+def with_stem(**changes: Any) -> MLLM:
+    torch.manual_seed(0)
+    return MLLM(VOCAB, LAYOUT, replace(SETTINGS, code_stem=2, **changes))
+
+
+def test_a_block_is_its_formula():
+    model, x = stem(), torch.randn(2, SIDE**2, WIDTH)
+    block = model.blocks[0]
+    grid = x.transpose(1, 2).reshape(2, WIDTH, SIDE, SIDE)
+
+    def norm(h):
+        return h / (h.square().mean(1, keepdim=True) + torch.finfo(h.dtype).eps).sqrt()
+
+    h = conv2d(norm(grid), block.widen.weight, block.widen.bias, padding=1)
+    h = conv2d(silu(norm(h)), block.narrow.weight, block.narrow.bias, padding=1)
+    expected = (grid + 0.5 * h).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_causal_positions_know_only_what_stands_before(blocks):
+    model = stem(blocks)
+    x = torch.randn(2, SIDE**2, WIDTH)
+    causal = torch.tensor([True, False])
+    before = model(x, causal)
+    for place in range(SIDE**2):
+        other = x.clone()
+        other[:, place] += 1
+        changed = (model(other, causal) != before).any(-1)
+        assert not changed[0, :place].any() and changed[0, place]
+        if place:
+            assert changed[1, place - 1] or place % SIDE == 0
+    assert torch.equal(model(x)[1], before[1])
+
+
+def test_the_decoder_reads_what_the_stem_makes():
+    model, x, t = with_stem(), sequence(1), torch.rand(1)
+    plain = model.hidden(x, t)
+    with torch.no_grad():
+        for block in model.stem.blocks:
+            block.narrow.weight.zero_()
+            block.narrow.bias.zero_()
+    assert not torch.equal(model.hidden(x, t), plain)
+    reference = build()
+    assert reference.stem is None
+    model.stem = None
+    assert torch.equal(model.hidden(x, t), with_stem_removed(model).hidden(x, t))
+
+
+def with_stem_removed(model: MLLM) -> MLLM:
+    """The same weights in a backbone that never had a stem."""
+    other = MLLM(VOCAB, LAYOUT, replace(SETTINGS, code_stem=0))
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_a_picture_after_its_caption_is_predicted_from_what_stands_before(patch):
+    model, x = with_stem(code_patch=patch), sequence(2)
+    first = torch.tensor([True, False])
+    before = model.before(x, first)
+    last = LAYOUT.image.stop - 1
+    other = x.clone()
+    other[:, last] = VOCAB.image_offset + (other[:, last] - VOCAB.image_offset + 1) % VOCAB.n_image
+    changed = (model.before(other, first) != before).any(-1)
+    assert not changed[0, LAYOUT.image].any()  # the last code is the last of its picture
+    assert changed[1, LAYOUT.image].any()  # a picture that stands first is seen whole
+
+
+def test_wrong_numbers_are_refused():
+    with pytest.raises(ValueError, match="code_stem must not be negative, got -1"):
+        replace(SETTINGS, code_stem=-1)
+    with pytest.raises(ValueError, match="code_stem needs a square of positions, got 12"):
+        CodeStem(12, 4, 1, 1.0)
+    assert any(name.startswith("stem.") for name, _ in with_stem().decoder_parameters())
