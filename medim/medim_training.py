@@ -31,6 +31,7 @@ TASK_STATES = {
     "report_to_image": "picture_given_report",
     "joint": "joint",
 }
+CONDITIONS = {"image_to_report": "picture", "report_to_image": "report"}  # the half that is given
 # Without the condition: what knowing it gains is the difference to the two questions above
 UNCONDITIONAL_STATES = {"report_alone": "report_alone", "picture_alone": "picture_alone"}
 VALIDATION_SEED = 20_260_101  # masks of the validation are the same in every training, so that curves compare
@@ -186,9 +187,10 @@ class MeDiMTrainee:
 def validation_nelbo(model: MeDiM, val: Mapping[str, Tokens], settings: MeDiMSettings, chunk: int) -> dict[str, float]:
     """`<dataset>/<task>` -> nats per token of the NELBO (Eq. 6, uncapped) on the first `val_pairs` pairs.
 
-    Beside the tasks, the report and the picture alone: image_to_report far below report_alone means that the network
-    looks at the picture. Masks and times are fixed, the same with and without the condition, at every step and in every
-    training; the prompt and EOS are predicted too.
+    Beside the tasks, the report and the picture alone. And whether the network looks at its condition:
+    `<dataset>/own_picture_saves` and `own_report_saves`, nats per report and per picture that the pair's own condition
+    saves against that of the next pair of the same dataset; 0 where only the domain is seen. Masks and times are fixed,
+    the same with every condition, at every step and in every training; the prompt and EOS are predicted too.
 
     Args:
         chunk: pairs per network call.
@@ -196,18 +198,31 @@ def validation_nelbo(model: MeDiM, val: Mapping[str, Tokens], settings: MeDiMSet
     out: dict[str, float] = {}
     for name, tokens in val.items():
         num = min(settings.val_pairs, len(tokens))
+        rows = [np.arange(start, min(start + chunk, num)) for start in range(0, num, chunk)]
         for task, state in (TASK_STATES | UNCONDITIONAL_STATES).items():
-            loss = replace(
-                settings.loss, states={state: 1.0}, prompt_keep=0.0, length_known=0.0, condition_dropout=0.0,
-                weighting="nelbo", complementary=False,
-            )  # fmt: skip
-            generator = torch.Generator().manual_seed(VALIDATION_SEED)
-            parts = [
-                model.loss(tokens.batch(np.arange(start, min(start + chunk, num))), loss, generator)
-                for start in range(0, num, chunk)
-            ]
-            out[f"{name}/{task}"] = nats_per_token(parts)
+            batches = [tokens.batch(r) for r in rows]
+            out[f"{name}/{task}"] = own = _nats(model, batches, settings.loss, state)
+            if task in CONDITIONS:
+                others = [_with_condition(tokens, task, r, (r + 1) % num) for r in rows]
+                saved = _nats(model, others, settings.loss, state) - own
+                length = model.layout.n_text if task == "image_to_report" else model.layout.n_image
+                out[f"{name}/own_{CONDITIONS[task]}_saves"] = saved * length
     return out
+
+
+def _with_condition(tokens: Tokens, task: str, rows: NDArray[np.int64], others: NDArray[np.int64]) -> TokenBatch:
+    """Pairs whose given half comes from other rows."""
+    asked, given = (rows, others) if task == "image_to_report" else (others, rows)
+    return replace(tokens.batch(asked), image=tokens.batch(given).image)
+
+
+def _nats(model: MeDiM, batches: Sequence[TokenBatch], settings: LossSettings, state: str) -> float:
+    loss = replace(
+        settings, states={state: 1.0}, prompt_keep=0.0, length_known=0.0, condition_dropout=0.0, weighting="nelbo",
+        complementary=False,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(VALIDATION_SEED)
+    return nats_per_token([model.loss(batch, loss, generator) for batch in batches])
 
 
 def nats_per_token(parts: list[Nelbo]) -> float:

@@ -84,7 +84,8 @@ def test_validation_is_the_same_whenever_it_is_asked(tmp_path):
     values = [validation_nelbo(model, data.val, tiny.settings(), 2) for _ in range(2)]
     torch.rand(3)
     assert values[0] == values[1] == validation_nelbo(model, data.val, tiny.settings(), 2)
-    assert values[0].keys() == {f"a/{task}" for task in (*TASK_STATES, "report_alone", "picture_alone")}
+    alone = ("report_alone", "picture_alone", "own_picture_saves", "own_report_saves")
+    assert values[0].keys() == {f"a/{task}" for task in (*TASK_STATES, *alone)}
 
 
 def test_validation_shows_whether_the_condition_is_used(tmp_path):
@@ -96,6 +97,18 @@ def test_validation_shows_whether_the_condition_is_used(tmp_path):
     )  # fmt: skip
     after = validation_nelbo(load_medim(tmp_path / "out"), data.train, tiny.settings(), 4)
     assert after["b/image_to_report"] < after["b/report_alone"]
+    assert after["b/own_picture_saves"] > 0.3 and after["b/own_report_saves"] > 0.3  # nats; three pairs all differ
+
+
+def test_the_condition_of_another_pair_is_that_of_the_next(tmp_path):
+    """With one pair the next is itself; of two pairs with the same picture the own one saves nothing."""
+    data = tiny.data(tmp_path / "tokens")
+    model, one = build_medim(data, tiny.settings(), 7, None).eval(), tiny.tokens(1)
+    saved = validation_nelbo(model, {"a": one}, tiny.settings(), 4)
+    assert saved["a/own_picture_saves"] == saved["a/own_report_saves"] == 0
+    two = replace(tiny.tokens(2), image=np.repeat(tiny.tokens(1).image, 2, axis=0))
+    saved = validation_nelbo(model, {"a": two}, tiny.settings(), 1)
+    assert saved["a/own_picture_saves"] == 0 != saved["a/own_report_saves"]
 
 
 def test_nats_per_token_is_a_mean_over_tokens(tmp_path):
