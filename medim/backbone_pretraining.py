@@ -126,7 +126,7 @@ class PretrainingTrainee:
 
 @torch.no_grad()
 def validation_nats(model: CausalDecoder, val: Mapping[str, Tokens], num: int, chunk: int) -> dict[str, float]:
-    """`<dataset>/<order>/<modality>` -> nats per token of what is learned, on the first `num` pairs (mean of chunks)."""
+    """`<dataset>/<order>/<modality>` -> nats per token of what is learned on the first `num` pairs (mean of chunks)."""
     device = next(model.parameters()).device
     out: dict[str, float] = {}
     for name, tokens in val.items():

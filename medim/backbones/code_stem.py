@@ -24,7 +24,7 @@ BEFORE = ((1.0, 1.0, 1.0), (1.0, 1.0, 0.0), (0.0, 0.0, 0.0))  # taps of a 3 x 3 
 
 
 class StemBlock(nn.Module):
-    """x + scale * conv(silu(conv(norm(x)))), norms per position, so that nothing passes between positions but by taps."""
+    """conv(silu(norm(conv(norm(x))))), norms per position, so that nothing passes between positions but by taps."""
 
     before: Tensor
 

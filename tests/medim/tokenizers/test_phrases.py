@@ -1,5 +1,6 @@
 """Tokens across words: the merges of the definition, and a first stage that they leave as it was."""
 
+import itertools
 import re
 from collections import Counter
 
@@ -25,7 +26,7 @@ def merges_by_definition(texts, lengths, settings):
     rows = [[ord(c) - 97 for c in piece] for text in texts for piece in re.split(PIECE_END, text)]
     lengths, merges = list(lengths), []
     while len(merges) < settings.tokens:
-        counts = Counter(pair for row in rows for pair in zip(row, row[1:], strict=False))
+        counts = Counter(pair for row in rows for pair in itertools.pairwise(row))
         counts = {p: n for p, n in counts.items() if lengths[p[0]] + lengths[p[1]] <= settings.length}
         if not counts or max(counts.values()) < LEAST_COUNT:
             break
