@@ -54,12 +54,22 @@ class CodePatch(nn.Module):
 
     def shorten(self, embeddings: Tensor) -> Tensor:
         """(B, L, D) of tokens -> (B, S, D) of the decoder's positions."""
-        image = self.layout.image
-        patches = embeddings[:, image][:, self.raster].unflatten(1, (-1, self.members)).flatten(2)
-        return torch.cat([embeddings[:, : image.start], self.join(patches), embeddings[:, image.stop :]], dim=1)
+        before, codes, after = around_picture(embeddings, self.layout)
+        patches = codes[:, self.raster].unflatten(1, (-1, self.members)).flatten(2)
+        return torch.cat([before, self.join(patches), after], dim=1)
 
     def lengthen(self, hidden: Tensor) -> Tensor:
         """(B, S, D) hidden states -> (B, L, D), one per token."""
-        image = self.short.image
-        codes = self.split(hidden[:, image]).unflatten(2, (self.members, -1)).flatten(1, 2)[:, self.patched]
-        return torch.cat([hidden[:, : image.start], codes, hidden[:, image.stop :]], dim=1)
+        before, patches, after = around_picture(hidden, self.short)
+        codes = self.split(patches).unflatten(2, (self.members, -1)).flatten(1, 2)[:, self.patched]
+        return torch.cat([before, codes, after], dim=1)
+
+
+def around_picture(x: Tensor, layout: SequenceLayout) -> tuple[Tensor, Tensor, Tensor]:
+    """What stands before, in and after the picture's positions of (B, L, D).
+
+    One split instead of three slices: the gradient of each slice is a tensor of zeros of the whole length.
+    """
+    image = layout.image
+    before, picture, after = x.split([image.start, image.stop - image.start, x.shape[1] - image.stop], dim=1)
+    return before, picture, after

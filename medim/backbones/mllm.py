@@ -29,7 +29,7 @@ from torch.nn.functional import linear
 
 from medim.backbones.adaln import KINDS, STARTS, AdaLN, TimestepEmbedder, make_adaptive
 from medim.backbones.attention import register_attention, rotary_in_compute_dtype
-from medim.backbones.code_patch import CodePatch, short_layout
+from medim.backbones.code_patch import CodePatch, around_picture, short_layout
 from medim.backbones.code_rows import CODE_ROWS, set_code_rows
 from medim.backbones.code_stem import CodeStem
 from medim.backbones.positions import POSITIONS, GridRotary, position_ids
@@ -207,9 +207,8 @@ class MLLM(nn.Module):
         if self.patch is not None:
             embeddings = self.patch.shorten(embeddings)
         if self.stem is not None:
-            image = self.short.image
-            picture = self.stem(embeddings[:, image], causal)
-            embeddings = torch.cat([embeddings[:, : image.start], picture, embeddings[:, image.stop :]], dim=1)
+            before, picture, after = around_picture(embeddings, self.short)
+            embeddings = torch.cat([before, self.stem(picture, causal), after], dim=1)
         return embeddings
 
     def _lengthen(self, hidden: Tensor) -> Tensor:
@@ -232,9 +231,10 @@ class MLLM(nn.Module):
         """Logits of hidden states (B, L, D) in the layout's order, computed at the wanted positions (B, L) only."""
         text_rows, image_rows = self.head_rows()
         text, image = self.layout.text, self.layout.image
+        _, of_codes, after = around_picture(hidden, self.layout)
+        of_report = after[:, text.start - image.stop :]  # EOI stands between
         return ModalityLogits(
-            linear(hidden[:, text][positions[:, text]], text_rows),
-            linear(hidden[:, image][positions[:, image]], image_rows),
+            linear(of_report[positions[:, text]], text_rows), linear(of_codes[positions[:, image]], image_rows)
         )
 
     def forward(self, xt: Tensor, t: Tensor, positions: Tensor) -> ModalityLogits:
