@@ -1,4 +1,5 @@
-"""Losses of the VQGAN: pixels, perception (LPIPS, where its weights are given) and a patch discriminator.
+"""Losses of the VQGAN: pixels, perception (LPIPS, where its weights are given; SSIM, which needs none) and a patch
+discriminator.
 
 Source: taming-transformers, taming/modules/losses/vqperceptual.py (VQLPIPSWithDiscriminator) and
 taming/modules/discriminator/model.py (NLayerDiscriminator).
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 class VQGANLossSettings:
     """Weights of the losses; the values stand in params.yaml."""
 
+    ssim_weight: float  # of 1 - SSIM; 0 = off
     perceptual_weight: float  # of LPIPS; 0 = off (the weights files are then not needed)
     lpips_vgg: str | None  # torchvision's vgg16 weights
     lpips_heads: str | None  # the lpips package's weights/v0.1/vgg.pth
@@ -47,6 +49,27 @@ class PatchDiscriminator(nn.Sequential):
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Loss of the discriminator from its logits on real and on reconstructed pictures; scalar."""
     return 0.5 * (F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean())
+
+
+SSIM_WINDOW = 7  # pixels a side
+SSIM_C1, SSIM_C2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # of pictures in [-1, 1], whose range is 2
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity of images (B, 3, S, S) in [-1, 1], S >= 7: scalar, at most 1, which is for equal ones.
+
+    Wang et al. 2004, Eq. 13, with a uniform window. As a loss beside L1 (Zhao et al. 2017, arXiv:1511.08861) it stands
+    in for LPIPS where no weights are at hand: it compares contrasts of a window with those of the same window, so that
+    a thin line in a calm place costs what a large structure does, and L1 alone leaves the line out.
+    """
+
+    def mean(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, SSIM_WINDOW, stride=1)
+
+    mean_a, mean_b = mean(a), mean(b)
+    var_a, var_b, cov = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2, mean(a * b) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + SSIM_C1) / (mean_a**2 + mean_b**2 + SSIM_C1)
+    return (luminance * (2 * cov + SSIM_C2) / (var_a + var_b + SSIM_C2)).mean()
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:

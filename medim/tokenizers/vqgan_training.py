@@ -23,6 +23,7 @@ from medim.tokenizers.vqgan_loss import (
     adaptive_weight,
     hinge_loss,
     load_lpips,
+    ssim,
 )
 from medim.training import FitResult, OnLog, Optimisation, fit, step_seed
 
@@ -98,6 +99,9 @@ class VQGANTrainee:
         pixel = F.l1_loss(result.images.float(), images)
         logs = {"l1": pixel, "codebook_loss": result.loss}
         loss = pixel
+        if self.settings.ssim_weight:
+            logs["ssim"] = ssim(result.images.float(), images)
+            loss = loss + self.settings.ssim_weight * (1 - logs["ssim"])
         if self.lpips is not None:
             logs["lpips"] = self.lpips(result.images, images).mean()
             loss = loss + self.settings.perceptual_weight * logs["lpips"]

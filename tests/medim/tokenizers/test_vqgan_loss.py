@@ -1,16 +1,31 @@
 """Losses against closed forms, and LPIPS against a plain reference and the published files' formats."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medim.tokenizers.vqgan_loss import LPIPS, PatchDiscriminator, adaptive_weight, hinge_loss, load_lpips
+from medim.tokenizers.vqgan_loss import LPIPS, PatchDiscriminator, adaptive_weight, hinge_loss, load_lpips, ssim
 
 
 def test_hinge_loss_closed_form():
     real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.0])
     assert float(hinge_loss(real, fake)) == pytest.approx(0.5 * ((0 + 0.5) / 2 + (0 + 1) / 2))
+
+
+def test_ssim_is_its_definition_window_by_window():
+    g = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(2, 3, 9, 9, generator=g, dtype=torch.float64) * 2 - 1 for _ in range(2))
+    values = []
+    for n, c, y, x in itertools.product(range(2), range(3), range(3), range(3)):
+        p, q = a[n, c, y : y + 7, x : x + 7], b[n, c, y : y + 7, x : x + 7]
+        cov = ((p - p.mean()) * (q - q.mean())).mean()
+        luminance = (2 * p.mean() * q.mean() + 0.0004) / (p.mean() ** 2 + q.mean() ** 2 + 0.0004)
+        values.append(luminance * (2 * cov + 0.0036) / (p.var(correction=0) + q.var(correction=0) + 0.0036))
+    assert float(ssim(a, b)) == pytest.approx(float(sum(values)) / len(values))
+    assert float(ssim(a, a)) == pytest.approx(1) and float(ssim(a, b)) < 0.3
 
 
 def test_discriminator_has_the_shape_of_taming():

@@ -30,7 +30,7 @@ SETTINGS = VQGANTraining(
         kind="ema", beta=0.25, decay=0.9, restart_below=0.1, start_after=12, samples_per_code=4
     ),
     loss=VQGANLossSettings(
-        perceptual_weight=0.0, lpips_vgg=None, lpips_heads=None,
+        ssim_weight=0.3, perceptual_weight=0.0, lpips_vgg=None, lpips_heads=None,
         disc_weight=0.1, disc_start=20, disc_ch=8, disc_layers=1,
     ),
     sheet_at=(2,),
