@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medim.diffusion.sampler import SampleResult, SamplerSettings, sample, seeded_generators
+from medim.likelihood import mask_draws, report_log_p
 from medim.model import MeDiM
 from medim.pairs import PROMPT_END, Pair, full_text, load_images, split_prompt
 from medim.precision import use_bf16
@@ -54,9 +55,10 @@ class Answers:
 
 
 class Questions:
-    """A trained model with the VQGAN of its codes; implements `medim.systems.System`."""
+    """A trained model with the VQGAN of its codes; implements `medim.systems.System` and `ReportLikelihood`."""
 
     tasks = TASKS
+    row = "MeDiM"
 
     def __init__(self, model: MeDiM, vqgan: VQGAN, settings: SamplerSettings) -> None:
         """Both go to eval mode.
@@ -103,6 +105,17 @@ class Questions:
         image = x[:, self.model.layout.image]
         x[:, self.model.layout.image] = torch.where(erased.to(x.device), self.model.vocab.mask_id, image)
         return self._finish(x, seeds)
+
+    def report_log_p(
+        self, texts: Sequence[str], pictures: Tensor | Images | None, seeds: Sequence[int], masks: int, rows: int
+    ) -> NDArray[np.float64]:
+        """See `medim.systems.ReportLikelihood` and `medim.likelihood`."""
+        x = self.model.sequence(self.text_ids(texts), None if pictures is None else self.codes_of(pictures))
+        draws = mask_draws(seeds, masks, self.model.layout.n_text)
+        device = self.model.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(self.settings.precision, device)):
+            found = report_log_p(self.model, x, draws, self.model.space, self.model.schedule, rows)
+        return np.asarray(found.cpu().numpy(), dtype=np.float64)
 
     def text_ids(self, texts: Sequence[str]) -> Tensor:
         """(B, T) report ids of whole texts, EOS to the end."""
@@ -158,7 +171,7 @@ class Questions:
         wants_image, wants_report = task != "image_to_report", task != "report_to_image"
         return [
             Sample(
-                row="MeDiM", task=task, dataset=dataset, pair_id=f"joint-{seed}" if task == "joint" else pair.pair_id,
+                row=self.row, task=task, dataset=dataset, pair_id=f"joint-{seed}" if task == "joint" else pair.pair_id,
                 seed=seed, image=answers.images[i] if wants_image else None,
                 prompt=answers.prompts[i] if wants_report else pair.prompt,
                 report=answers.reports[i] if wants_report else None, evaluations=answers.evaluations[i],

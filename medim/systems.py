@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -67,4 +67,19 @@ class System(Protocol):
 
         report_to_image gets the pairs' prompt and report, image_to_report their pictures; joint gets nothing from
         them but their number, and `dataset` is JOINT_DATASET.
+        """
+
+
+@runtime_checkable
+class ReportLikelihood(Protocol):
+    """A system that also says how probable a report is. `row`: its table row."""
+
+    row: str
+
+    def report_log_p(
+        self, texts: Sequence[str], pictures: NDArray[np.uint8] | None, seeds: Sequence[int], masks: int, rows: int
+    ) -> NDArray[np.float64]:
+        """(B,) log p in nats of "<prompt>: <report>" texts, given pictures (B, S, S, 3) uint8 or, with None, alone.
+
+        Estimated from `masks` maskings that are a function of each text's seed alone; `rows` sequences at once.
         """

@@ -12,7 +12,7 @@ from medim.diffusion.denoise import ModalityLogits
 from medim.medim_training import build_medim
 from medim.pairs import Pair, encode_png
 from medim.questions import Questions, load_system
-from medim.systems import TASKS
+from medim.systems import TASKS, ReportLikelihood
 from medim.tokenizers.vqgan import save_vqgan
 
 
@@ -131,6 +131,25 @@ def test_it_is_a_system(tmp_path):
         assert [s.pair_id for s in samples] == (["joint-1", "joint-2"] if task == "joint" else ["p0", "p1"])
     with pytest.raises(ValueError, match="no task 'draw'"):
         system.generate("draw", "a", pairs, [1, 2])
+
+
+def test_it_says_how_probable_a_report_is():
+    """The oracle is certain of one text: log p 0, and every other word costs 100 nats."""
+    questions, images = asked(), np.zeros((2, 24, 24, 3), np.uint8)
+    assert isinstance(questions, ReportLikelihood)
+    for shown in (None, images):
+        right, wrong = questions.report_log_p([tiny.TEXTS[1], tiny.TEXTS[0]], shown, [1, 2], 16, 5)
+        assert right == pytest.approx(0, abs=1e-6) and wrong < -100
+
+
+def test_the_picture_is_seen_and_a_likelihood_depends_on_its_own_seed_only():
+    questions, codes = asked(certain=False), torch.arange(9)[None]
+    both = questions.report_log_p(tiny.TEXTS[:2], None, [5, 6], 8, 3)
+    alone = questions.report_log_p(tiny.TEXTS[1:2], None, [6], 8, 64)
+    assert both[1] == pytest.approx(alone[0], rel=1e-5)
+    given = questions.report_log_p(tiny.TEXTS[1:2], codes, [6], 8, 64)
+    assert given[0] != pytest.approx(alone[0], rel=1e-5)
+    assert alone.dtype == np.float64 and alone[0] < 0
 
 
 def test_another_codebook_is_refused():
