@@ -22,6 +22,7 @@ from medim.metrics.bootstrap import Estimate, bootstrap_mean, not_measured
 from medim.metrics.finding_reader import FindingReader, domains_of, features, read_pictures
 from medim.metrics.findings import (
     distinct_sets_ratio,
+    finding_f1_ratio,
     finding_frequency,
     finding_scores,
     findings_within_30pct,
@@ -32,7 +33,10 @@ from medim.metrics.image_quality import QualitySettings, inception_image_quality
 from medim.metrics.java import Meteor
 from medim.metrics.memorisation import nearest_train_gap
 from medim.metrics.report_text import coco_scores, copied_from_train, distinct_reports, length_ratio, nltk_scores
+from medim.metrics.sides import side_scores
 from medim.pairs import Pair, load_images, read_pairs
+from medim.side_answers import TASK as SIDE
+from medim.side_answers import SideScore
 from medim.systems import Sample
 
 Scores = dict[str, Estimate]
@@ -177,11 +181,23 @@ class Evaluation:
         if reference.labels:
             given = [reference.by_id[sample.pair_id] for sample in samples]
             truth = states_of(given)
-            of_real = finding_scores(
-                truth, reference.read_images(load_images(given)), reference.labels, seed, resamples
-            )
-            scores |= finding_scores(truth, reference.read_images(images), reference.labels, seed, resamples)
+            drawn, real = reference.read_images(images), reference.read_images(load_images(given))
+            scores |= finding_scores(truth, drawn, reference.labels, seed, resamples)
+            of_real = finding_scores(truth, real, reference.labels, seed, resamples)
             scores["finding_f1_of_real"] = of_real["finding_f1"]
+            kept = finding_f1_ratio(truth, drawn, real, reference.labels, seed, resamples)
+            scores["finding_f1_ratio"] = kept["finding_f1_ratio"]
+        return scores
+
+    def sides(self, asked: Sequence[SideScore]) -> Scores:
+        """Scores of reports with and without their sides exchanged, a dataset each."""
+        scores: Scores = {}
+        for dataset in sorted({one.dataset for one in asked}):
+            group = [one for one in asked if one.dataset == dataset]
+            both = [(o.s_true, o.s_exchanged) for o in group if o.s_true is not None and o.s_exchanged is not None]
+            true, exchanged = [first for first, _ in both], [second for _, second in both]
+            found = side_scores(true, exchanged, len(group), self.seed, self.settings.resamples)
+            scores |= _named(dataset, SIDE, found)
         return scores
 
     def quality(self, reference: Reference, images: Images) -> Scores:

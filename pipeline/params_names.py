@@ -14,7 +14,7 @@ LEAST = {
     "evaluate_vqgan.settings.resamples": 2, "evaluate_vqgan.settings.set_resamples": 2,
     "tokenize_pairs.vocabulary": 258, "tokenize_pairs.length": 8, "tokenize_pairs.batch": 1,
     "pretrain_backbone.val_pairs": 1, "train_medim.settings.val_pairs": 1,
-    "generate.pairs": 1, "generate.joint": 0, "generate.chunk": 1,
+    "generate.pairs": 1, "generate.joint": 0, "generate.chunk": 1, "generate.side.pairs": 1, "generate.side.masks": 1,
     "evaluate.settings.resamples": 2, "evaluate.settings.quality.resamples": 2, "evaluate.sheet_columns": 1,
     "evaluate.sheet_zoom": 1, "record_tables.figures.prompts": 1, "record_tables.figures.cases": 1,
     "record_tables.figures.columns": 1, "record_tables.figures.side": 32,
@@ -54,6 +54,7 @@ def _uses(sections: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str], lis
     generate, evaluate = sections["generate"], sections["evaluate"]
     yield "evaluate.datasets", evaluate.datasets.values(), prepared, "prepare_data.datasets"
     yield "evaluate.datasets", evaluate.datasets, list(generate.datasets), "generate.datasets"
+    yield "generate.side.datasets", generate.side.datasets, list(generate.datasets), "generate.datasets"
     trained = [*sections["train_medim"].variants, *sections["train_baseline"].methods]
     yield "generate.models", generate.models, trained, "train_medim.variants and train_baseline.methods"
     yield "evaluate.models", evaluate.models, list(generate.models), "generate.models"

@@ -22,6 +22,7 @@ DVC_YAML = Path("dvc.yaml")
 DVC_LOCK = Path("dvc.lock")
 
 SPLITS = ("train", "val", "test")
+SIDE = "side"  # folder beside those of the datasets in generated/<model>
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,14 @@ class World:
     def generated_file(self, model: str, dataset: str, task: str) -> Path:
         """What a model generated for one dataset and task (report_to_image, image_to_report, joint)."""
         return self.generated(model) / dataset / f"{task}.parquet"
+
+    def sample_files(self, model: str) -> list[Path]:
+        """All `<dataset>/<task>.parquet` of a model, in order; what lies in `side` holds no samples."""
+        return sorted(path for path in self.generated(model).glob("*/*.parquet") if path.parent.name != SIDE)
+
+    def side_files(self, model: str) -> list[Path]:
+        """All `side/<dataset>.parquet` of a model, in order; none where it gives no probabilities."""
+        return sorted((self.generated(model) / SIDE).glob("*.parquet"))
 
     def metrics(self, name: str) -> Path:
         """Values, n and intervals of one model."""

@@ -15,6 +15,7 @@ from medim.figures import sample_sheets, save_png
 from medim.generation import read_generated
 from medim.metrics.finding_reader import load_finding_reader
 from medim.metrics.java import Meteor
+from medim.side_answers import read_sides
 from pipeline.params import read_section
 from pipeline.paths import world_from_params
 from pipeline.resources import device
@@ -51,10 +52,17 @@ def main() -> None:
             name: Reference(name, world.pairs(name, "test"), world.pairs(trained_as, "train"), judge, trained_as)
             for name, trained_as in params.datasets.items()
         }
-        samples = [sample for path in sorted(generated.rglob("*.parquet")) for sample in read_generated(path)]
+        samples = [sample for path in world.sample_files(model) for sample in read_generated(path)]
         evaluation = Evaluation(references, modality_prompts(references), params.settings, meteor, run.seed)
+        sides = [score for path in world.side_files(model) for score in read_sides(path)]
         rows = list(dict.fromkeys(sample.row for sample in samples))
-        scores = {row: as_json(evaluation.row([s for s in samples if s.row == row])) for row in rows}
+        scores = {
+            row: as_json(
+                evaluation.row([s for s in samples if s.row == row])
+                | evaluation.sides([s for s in sides if s.row == row])
+            )
+            for row in rows
+        }
         run.cost(examples=len(samples))
         text = json.dumps({"model": model, "rows": scores}, indent=1, sort_keys=True)
         (run.work / "metrics.json").write_text(text + "\n")

@@ -1,7 +1,8 @@
 """Stage generate@model: every question that a system can answer, on the test pairs.   dvc repro generate@medim
 
 in   data/pairs, models/<model>, models/vqgan
-out  generated/<model>/<dataset>/<task>.parquet (dataset "all" for free joint samples)
+out  generated/<model>/<dataset>/<task>.parquet (dataset "all" for free joint samples),
+     generated/<model>/side/<dataset>.parquet (scores of reports with and without their sides exchanged)
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from dataclasses import dataclass
 from medim.diffusion.settings import SamplerSettings
 from medim.generation import answer, questions
 from medim.pairs import read_pairs
+from medim.side_answers import SideSettings, score_sides
 from medim.system_loading import load_system
-from medim.systems import TASKS
+from medim.systems import TASKS, ReportLikelihood
 from pipeline.params import read_section
-from pipeline.paths import world_from_params
+from pipeline.paths import SIDE, world_from_params
 from pipeline.resources import device
 from pipeline.stage import command, stage_run
 
@@ -31,16 +33,19 @@ class Section:
     joint: int
     chunk: int
     sampler: SamplerSettings
+    side: SideSettings
 
     def __post_init__(self) -> None:
-        """Check the tasks.
+        """Check tasks and datasets.
 
         Raises:
-            ValueError: names one that no system answers.
+            ValueError: names a task that no system answers, or a dataset whose folder is taken.
         """
         for task in self.tasks:
             if task not in TASKS:
                 raise ValueError(f"no task {task!r}: there are {', '.join(TASKS)}")
+        if SIDE in self.datasets:
+            raise ValueError(f"a dataset cannot be called {SIDE!r}: generated/<model>/{SIDE} holds scores of sides")
 
 
 def main() -> None:
@@ -59,6 +64,12 @@ def main() -> None:
         for question in questions(system, test, params.tasks, params.joint):
             path = run.work / "result" / question.dataset / f"{question.task}.parquet"
             total += answer(system, question, run.seed, params.chunk, run.work / "parts", path)
+        if isinstance(system, ReportLikelihood):
+            for name in params.side.datasets:
+                pairs = read_pairs(world.pairs(name, "test"), params.side.pairs)
+                path = run.work / "result" / SIDE / f"{name}.parquet"
+                work, masks = run.work / "parts", params.side.masks
+                total += score_sides(system, name, pairs, run.seed, masks, params.chunk, work, path)
         run.cost(examples=total)
         run.place(run.work / "result", out)
 

@@ -23,9 +23,18 @@ TIERS = (
     ("data", "tokenizers", "diffusion", "metrics"),
     ("backbones",),
     ("model", "pretrained"),
-    ("medim_training", "backbone_pretraining", "questions", "generation", "evaluation", "vqgan_evaluation"),
+    (
+        "medim_training",
+        "backbone_pretraining",
+        "likelihood",
+        "questions",
+        "generation",
+        "side_answers",
+        "evaluation",
+        "vqgan_evaluation",
+    ),
     ("baselines",),
-    ("tables", "table_cells", "table_render", "figures", "paper_figures"),
+    ("tables", "table_cells", "table_render", "mission", "figures", "paper_figures"),
 )
 FORBIDDEN = {  # room -> packages that none of its files imports, at any place
     "medim": {"yaml", "ruamel", "dvc", "prefect", "mlflow", "pydantic", "pipeline", "stages", "flows"},

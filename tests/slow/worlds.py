@@ -35,7 +35,13 @@ SMALL = {
     "evaluate_vqgan": {"settings": {"resamples": 10, "set_resamples": 3}},
     "pretrain_backbone": {"val_pairs": 4, "optim": OPTIM},
     "train_medim": {"settings": {"val_pairs": 4}, "optim": OPTIM},
-    "generate": {"pairs": 8, "joint": 8, "chunk": 8, "sampler": {"text_steps": 4, "image_steps": 3}},
+    "generate": {
+        "pairs": 8,
+        "joint": 8,
+        "chunk": 8,
+        "side": {"masks": 2},
+        "sampler": {"text_steps": 4, "image_steps": 3},
+    },
     "evaluate": {"settings": {"resamples": 10, "quality": {"kid_subset_size": 8, "resamples": 3}}},
 }
 
