@@ -11,12 +11,14 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medim.tables import PHANTOM, get_table, paper_numbers, printed_rows
+from medim.tables import MEDIM, PHANTOM, TRIVIAL, get_table, paper_numbers, printed_rows
 
 Built = Mapping[str, Any]
 NOT_MEASURED = "not measured"
 TINY = "Numbers of the tiny profile mean nothing."
 PAPER_HEADING = "Printed in the paper (other data and models; not measured here)"
+GOAL_FIELDS = ("goal", "reached")
+GOAL_HEADING = "What is promised, on held-out patients"
 CELL_FIELDS = ("row", "column", "metric", "value", "low", "high", "n", "seeds", "better", "paper")
 TWO_DIGITS = ("FID", "reconstruction FID", "IS", "psnr")
 LARGE = 1000.0  # from here on no digit after the point
@@ -147,6 +149,7 @@ def render_markdown(built: Built, notes: Sequence[str] = ()) -> str:
     """GitHub Markdown: heading, table, notes, the paper's numbers."""
     banner, *rest = _intro(built) if built["profile"] == "tiny" else ["", *_intro(built)]
     parts = [f"# {_md(built['title'])}"] + ([f"> **{banner}**"] if banner else []) + [" ".join(rest)]
+    parts += _md_goals(built)
     parts += _md_on_its_side(built) if len(column_names(built)) > WIDE else [_md_upright(built)]
     parts += ["\n".join(f"- {_md(line)}" for line in footnotes(built, notes))]
     paper = paper_table(built["id"])
@@ -213,6 +216,48 @@ def _md_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def goal_table(built: Built) -> tuple[list[str], list[list[str]]] | None:
+    """Heads and rows of the promises (`medim.mission.mission_rows`) as text; None where there are none."""
+    goals = built.get("goals") or []
+    if not goals:
+        return None
+    trivial = list(dict.fromkeys(name for goal in goals for name in goal["trivial"]))
+    head = ["", "domain", "measured", "n", "goal", "reached", *(TRIVIAL + name for name in trivial)]
+    return head, [_goal_row(goal, trivial) for goal in goals]
+
+
+def _goal_row(goal: Mapping[str, Any], trivial: Sequence[str]) -> list[str]:
+    cell = {"row": "", "metric": goal["column"], **{key: goal[key] for key in ("value", "low", "high")}}
+    others = [
+        "" if name not in goal["trivial"]
+        else _shown({**cell, "value": goal["trivial"][name], "low": None, "high": None})
+        for name in trivial
+    ]  # fmt: skip
+    what = goal["what"] + (f" ({goal['worst']})" if goal["worst"] else "")
+    least = f"≥ {goal['goal']:g}" + (", by the upper end of the interval" if goal["judged_by"] == "high" else "")
+    return [what, goal["domain"], _shown(cell), str(goal["n"]), least, goal["reached"], *others]
+
+
+def _shown(cell: Mapping[str, Any]) -> str:
+    if cell["value"] is None:
+        return NOT_MEASURED
+    value, interval = _number(cell)
+    return value + (f" ({interval})" if interval else "")
+
+
+def _md_goals(built: Built) -> list[str]:
+    found = goal_table(built)
+    if found is None:
+        return []
+    head, body = found
+    return [f"**{GOAL_HEADING}**", _md_table([*map(_md, head)], [[*map(_md, row)] for row in body])]
+
+
+def _html_goals(built: Built) -> str:
+    found = goal_table(built)
+    return "" if found is None else f"<h2>{GOAL_HEADING}</h2>{_html_plain(*found)}"
+
+
 def paper_table(table_id: str) -> tuple[str, list[str], list[list[str]]] | None:
     """The paper's title, columns and rows as text ('–' where it printed nothing); None where it printed no number."""
     columns, rows = printed_rows(table_id)
@@ -224,11 +269,15 @@ def paper_table(table_id: str) -> tuple[str, list[str], list[list[str]]] | None:
 
 
 def render_csv(built: Built) -> str:
-    """One line a cell; empty where a number is null."""
+    """One line a cell; empty where a number is null. A promised one has its goal and whether it is reached."""
+    goals = {(MEDIM.name, goal["column"]): goal for goal in built.get("goals") or []}
+    fields = (*CELL_FIELDS, *(GOAL_FIELDS if goals else ()))
     out = io.StringIO()
-    writer = csv.DictWriter(out, CELL_FIELDS, lineterminator="\n")
+    writer = csv.DictWriter(out, fields, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(built["cells"])
+    for cell in built["cells"]:
+        goal = goals.get((cell["row"], cell["column"]), {})
+        writer.writerow({**cell, **{key: goal[key] for key in GOAL_FIELDS if key in goal}})
     return out.getvalue()
 
 
@@ -241,7 +290,7 @@ def render_html(built: Built, notes: Sequence[str] = ()) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{title}</title><style>{STYLE}</style></head>"
-        f"<body><h1>{title}</h1>{banner}{rows}{_html_measured(built)}<ul>{listed}</ul>{_html_paper(built['id'])}</body></html>\n"
+        f"<body><h1>{title}</h1>{banner}{rows}{_html_goals(built)}{_html_measured(built)}<ul>{listed}</ul>{_html_paper(built['id'])}</body></html>\n"
     )
 
 
@@ -281,13 +330,18 @@ def _html_paper(table_id: str) -> str:
     paper = paper_table(table_id)
     if paper is None:
         return ""
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in paper[1])
-    body = "".join(
+    return f"<h2>{PAPER_HEADING}</h2><p>{html.escape(paper[0])}</p>{_html_plain(['', *paper[1]], paper[2])}"
+
+
+def _html_plain(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of texts; the first column names the rows."""
+    first, *others = head
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in others)
+    rows = "".join(
         f'<tr><td class="row">{html.escape(row[0])}</td>{"".join(f"<td>{html.escape(v)}</td>" for v in row[1:])}</tr>\n'
-        for row in paper[2]
+        for row in body
     )
     return (
-        f"<h2>{PAPER_HEADING}</h2><p>{html.escape(paper[0])}</p>"
-        f'<div class="scroll"><table><thead><tr><th class="row"></th>{head}</tr></thead>\n'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="scroll"><table><thead><tr><th class="row">{html.escape(first)}</th>{heads}</tr></thead>\n'
+        f"<tbody>{rows}</tbody></table></div>"
     )

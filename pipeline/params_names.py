@@ -62,3 +62,7 @@ def _uses(sections: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str], lis
         name = getattr(sections["record_tables"], key)
         if name is not None:
             yield f"record_tables.{key}", [name], list(evaluate.datasets), "evaluate.datasets"
+    record = sections["record_tables"]
+    shown = [name for name in (record.chest, record.pathology) if name is not None]
+    for goal in record.mission or ():
+        yield "record_tables.mission", goal.datasets, shown, "record_tables.chest and record_tables.pathology"

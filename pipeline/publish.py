@@ -54,6 +54,7 @@ def publish() -> Path:
     bring_back(world)
     out = world.results()
     copy_tables(world, out / "tables")
+    copy_mission(world, out / "mission.json")
     copy_figures(world, out / "figures")
     publish_rows(world, lock, params, commit, out)
     publish_reports(world, out / "reports")
@@ -67,6 +68,15 @@ def publish() -> Path:
 def copy_tables(world: World, out: Path) -> None:
     """Copy every table in its four formats; what the world has no more goes."""
     mirror([p for p in sorted(world.tables().glob("*")) if p.suffix in TABLE_FORMATS], out, world.tables())
+
+
+def copy_mission(world: World, out: Path) -> None:
+    """Copy the table that says what is promised and reached to where it is found first; without one it goes."""
+    mission = world.tables() / "mission.json"
+    out.unlink(missing_ok=True)
+    if mission.is_file():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(mission, out)
 
 
 def copy_figures(world: World, out: Path) -> None:

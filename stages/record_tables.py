@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from medim.evaluation import Reference
 from medim.figures import save_png
 from medim.metrics.finding_reader import load_finding_reader
+from medim.mission import Goal, mission_rows
 from medim.paper_figures import FigureSettings, paper_figures
 from medim.table_cells import build_table, read_metrics
 from medim.table_render import render_csv, render_html, render_markdown
@@ -26,13 +27,14 @@ from pipeline.tracking import print_links, sync
 
 @dataclass(frozen=True)
 class Section:
-    """params.yaml:record_tables: the datasets that stand where the paper's stood, and the figures."""
+    """params.yaml:record_tables: the datasets that stand where the paper's stood, promises, and the figures."""
 
     chest: str | None
     pathology: str | None
     ood: str | None
     drawn: bool
     notes: tuple[str, ...]
+    mission: tuple[Goal, ...] | None
     figures: FigureSettings
 
 
@@ -47,6 +49,8 @@ def main() -> None:
         shown = TableWorld(load_top().profile, params.chest, params.pathology, params.ood, params.drawn)
         for table in TABLES:
             built = build_table(table, metrics, shown)
+            if table.id == "mission":
+                built["goals"] = mission_rows(params.mission or (), built, metrics)
             texts = {
                 ".json": json.dumps(built, indent=1) + "\n", ".md": render_markdown(built, params.notes),
                 ".csv": render_csv(built), ".html": render_html(built, params.notes),

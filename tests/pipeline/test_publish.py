@@ -140,6 +140,7 @@ def test_everything_is_published_with_its_origin(repository):
     assert sorted(path.name for path in (RESULTS / "tables").iterdir()) == [
         f"{name}.{kind}" for name in ("mission", "table1") for kind in ("csv", "html", "json", "md")
     ]
+    assert (RESULTS / "mission.json").read_bytes() == TINY.table("mission").read_bytes()
     costs = json.loads((RESULTS / "costs.json").read_text())
     numbers = {"seconds": 600.0, "peak_bytes": 1, "examples": 2, "parameters": None}
     assert costs[0] == {"instance": "prepare_data", **numbers, "profiles": ["tiny"]}
