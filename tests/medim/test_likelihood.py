@@ -1,7 +1,7 @@
 """log p of reports, where it is known: two words, of which the second repeats the first.
 
 Code 0 says left with probability 0.9, code 1 right; without a picture both are as probable. So log p given the picture
-minus log p alone is log(0.9 / 0.5) of the true report and log(0.1 / 0.5) of the exchanged one. The denoiser is the exact
+minus log p alone is log(0.9 / 0.5) of the true report and log(0.1 / 0.5) of the exchanged one. The denoiser is the true
 posterior, for which the NELBO is -log p in the mean over maskings: 2 c / t where both words are hidden, else nothing.
 """
 
