@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from medim.tokenizers.phrases import PhraseSettings
 from medim.tokenizers.tokenization import build_text_tokenizer, tokenize_split
 from medim.tokenizers.vqgan import load_vqgan
 from pipeline.params import read_section
@@ -25,7 +24,6 @@ class Section:
 
     datasets: tuple[str, ...]
     vocabulary: int
-    phrases: PhraseSettings
     tokenizer: str | None
     length: int
     batch: int
@@ -39,7 +37,7 @@ def main() -> None:
     inputs, outputs = [world.pairs_folder(), vqgan], [tokens, folder]
     with stage_run("tokenize_pairs", section=params, inputs=inputs, outputs=outputs) as run:
         files = [world.pairs(dataset, "train") for dataset in params.datasets]
-        tokenizer = build_text_tokenizer(files, params.vocabulary, params.phrases, params.tokenizer)
+        tokenizer = build_text_tokenizer(files, params.vocabulary, params.tokenizer)
         tokenizer.save(run.work / "text_tokenizer")
         model = load_vqgan(vqgan).to(device())
         total = 0

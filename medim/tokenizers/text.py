@@ -1,4 +1,4 @@
-"""Report tokenizer: a byte-level BPE trained on reports, with or without tokens across words, or a published one.
+"""Report tokenizer: a byte-level BPE trained on reports, or one that a published model brings.
 
 Ids of a tokenizer come first; <boi> and <eoi> (begin and end of image), and <eos> where the tokenizer has no end of its
 own, are added behind them, as the official code adds 32000, 32001, 32002 to LLaMA's 32000. They are added in this file
@@ -15,12 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from medim.tokenizers.phrases import PIECE_END, PhraseSettings, learn_phrases
-
 END_NAMES = ("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>")  # where a file does not name its end
-
-
-NO_PHRASES = PhraseSettings(tokens=0, length=0)
 
 
 class Backend(Protocol):
@@ -114,33 +109,28 @@ class TextTokenizer:
         self.size = backend.size + (3 if backend.eos_id is None else 2)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, phrases: PhraseSettings = NO_PHRASES) -> TextTokenizer:
+    def train(cls, texts: Iterable[str], vocab_size: int) -> TextTokenizer:
         """Byte-level BPE with `vocab_size` ids in all (fewer if the texts hold too few pairs); deterministic.
 
-        Ids in the order of their making: bytes, words, phrases (see phrases.py), special ones.
-
         Raises:
-            ValueError: `vocab_size` less the phrases is below 259: 256 bytes and three special tokens.
+            ValueError: `vocab_size` is below 259: 256 bytes and three special tokens.
         """
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        if vocab_size - phrases.tokens < len(alphabet) + 3:
+        if vocab_size < len(alphabet) + 3:
             raise ValueError(
-                f"vocab_size less the phrases must be at least {len(alphabet) + 3} (all bytes, <boi>, <eoi>, <eos>), "
-                f"got {vocab_size} - {phrases.tokens} (params.yaml:tokenize_pairs.vocabulary and phrases)"
+                f"vocab_size must be at least {len(alphabet) + 3} (all bytes, <boi>, <eoi>, <eos>), got {vocab_size} "
+                f"(params.yaml:tokenize_pairs.vocabulary)"
             )
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size - phrases.tokens - 3, min_frequency=2, initial_alphabet=alphabet, special_tokens=[],
+            vocab_size=vocab_size - 3, min_frequency=2, initial_alphabet=alphabet, special_tokens=[],
             show_progress=False,
         )  # fmt: skip
-        kept = list(texts)
-        tokenizer.train_from_iterator(kept, trainer)
-        if phrases.tokens:
-            tokenizer = _with_phrases(tokenizer, kept, phrases)
+        tokenizer.train_from_iterator(texts, trainer)
         return cls(TokenizersBackend(tokenizer.to_str()))
 
     @classmethod
@@ -225,24 +215,6 @@ class TextTokenizer:
                 f"{content['size']} and {content['eos_id']}: rerun `dvc repro tokenize_pairs`"
             )
         return loaded
-
-
-def _with_phrases(words: Any, texts: Sequence[str], settings: PhraseSettings) -> Any:
-    """A `tokenizers.Tokenizer` of words with the merges across words behind its own."""
-    from tokenizers import Regex, Tokenizer, pre_tokenizers
-
-    content = json.loads(words.to_str())
-    vocab: dict[str, int] = content["model"]["vocab"]
-    spelling = sorted(vocab, key=vocab.__getitem__)
-    for left, right in learn_phrases(texts, lambda piece: list(words.encode(piece).ids), spelling, settings):
-        content["model"]["merges"].append([spelling[left], spelling[right]])
-        spelling.append(spelling[left] + spelling[right])
-    content["model"]["vocab"] = {token: i for i, token in enumerate(spelling)}
-    tokenizer = Tokenizer.from_str(json.dumps(content))
-    pieces = pre_tokenizers.Split(Regex(PIECE_END), "isolated")
-    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, bytes_only])
-    return tokenizer
 
 
 def _backend(path: Path, eos_token: str | None) -> Backend:

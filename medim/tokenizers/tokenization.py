@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow as pa
 
 from medim.pairs import PROMPT_END, Pair, TableWriter, iter_pairs, load_images
-from medim.tokenizers.phrases import PhraseSettings
 from medim.tokenizers.text import TextTokenizer
 from medim.tokenizers.vqgan import VQGAN
 from medim.tokenizers.vqgan_training import encode_images
@@ -25,14 +24,12 @@ TOKEN_SCHEMA = pa.schema(
 )
 
 
-def build_text_tokenizer(
-    files: Iterable[Path], vocab_size: int, phrases: PhraseSettings, pretrained: str | None
-) -> TextTokenizer:
+def build_text_tokenizer(files: Iterable[Path], vocab_size: int, pretrained: str | None) -> TextTokenizer:
     """A byte-level BPE over the texts of these pair files, or the tokenizer in a file or folder (`pretrained`)."""
     if pretrained is not None:
         return TextTokenizer.from_file(Path(pretrained))
     texts = (pair.full_text for pair in chain.from_iterable(map(iter_pairs, files)))
-    return TextTokenizer.train(texts, vocab_size, phrases)
+    return TextTokenizer.train(texts, vocab_size)
 
 
 def token_rows(
