@@ -7,7 +7,7 @@ All four terms of a pair share their maskings (medim.likelihood). Systems withou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from medim.generation import sample_seed
 from medim.metrics.sides import exchange_sides
 from medim.pairs import Pair, TableWriter, load_images
-from medim.systems import ReportLikelihood
+from medim.systems import ReportLikelihood, System
 
 TASK = "side"  # of the seeds, and of the metric keys
 
@@ -87,6 +87,21 @@ def score_sides(
                 writer.write(row)
             bar.update(len(some))
     return writer.count
+
+
+def answer_sides(
+    system: System, pairs: Mapping[str, Sequence[Pair]], seed: int, masks: int, chunk: int, work: Path, folder: Path
+) -> int:
+    """Write `folder`/<dataset>.parquet for every dataset, see `score_sides`; returns the number of rows.
+
+    A system without probabilities writes nothing.
+    """
+    if not isinstance(system, ReportLikelihood):
+        return 0
+    return sum(
+        score_sides(system, name, of_one, seed, masks, chunk, work, folder / f"{name}.parquet")
+        for name, of_one in pairs.items()
+    )
 
 
 def _scored(
