@@ -1,4 +1,4 @@
-"""Pictures of pictures: sample sheets and the paper's Figures 4, 7 and 8, drawn with PIL alone.
+"""Pictures of pictures: panels with marked findings and the paper's Figures 4, 7 and 8, drawn with PIL alone.
 
 The same pictures and texts give the same bytes: nothing is blurred, the font is the one that comes with matplotlib, and
 `save_png` writes no metadata. Pictures are (S, S, 3) uint8 and are enlarged by whole factors without interpolation.
@@ -42,12 +42,12 @@ class Panel:
 
 
 @cache
-def font(bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans of matplotlib's package."""
+def font(bold: bool = False, size: int = FONT_SIZE) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans of matplotlib's package, `size` pixels high."""
     import matplotlib
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf" / name), FONT_SIZE)
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf" / name), size)
 
 
 def enlarge(image: Pixels, side: int) -> Image.Image:
@@ -56,15 +56,33 @@ def enlarge(image: Pixels, side: int) -> Image.Image:
     return Image.fromarray(np.repeat(np.repeat(image, factor, 0), factor, 1), "RGB")
 
 
-def wrap(text: str, width: int) -> list[str]:
-    """Words -> lines of at most `width` pixels; a longer word stands alone."""
+def wrap(text: str, width: int, face: ImageFont.FreeTypeFont | None = None) -> list[str]:
+    """Words -> lines of at most `width` pixels; a word that is longer is broken.
+
+    Args:
+        text: words; what separates them is not kept.
+        width: pixels, at least those of the widest letter.
+        face: the font, None: `font()`.
+    """
+    face = face or font()
     lines: list[str] = []
     for word in text.split():
-        if lines and font().getlength(f"{lines[-1]} {word}") <= width:
+        if lines and face.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:
-            lines.append(word)
+            lines += _broken(word, width, face)
     return lines
+
+
+def _broken(word: str, width: int, face: ImageFont.FreeTypeFont) -> list[str]:
+    """A word in parts of at most `width` pixels and at least one letter."""
+    parts = [word[0]]
+    for letter in word[1:]:
+        if face.getlength(parts[-1] + letter) <= width:
+            parts[-1] += letter
+        else:
+            parts.append(letter)
+    return parts
 
 
 def compare_findings(said: Mapping[str, str], shown: Mapping[str, str]) -> tuple[tuple[str, str | None], ...]:
@@ -195,26 +213,6 @@ def _pixels(png: bytes) -> Pixels:
     from medim.pairs import decode_png
 
     return decode_png(png)
-
-
-def sample_sheets(
-    samples: Sequence[Sample], references: Mapping[str, Reference], columns: int, zoom: int
-) -> dict[tuple[str, str], Image.Image]:
-    """(dataset, task) -> a sheet of columns x columns samples of one system, pictures enlarged `zoom` times.
-
-    Green: report and picture agree on the finding's state; red: they do not.
-    """
-    groups: dict[tuple[str, str], list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault((sample.dataset, sample.task), []).append(sample)
-    return {key: _sheet(group[: columns * columns], references, columns, zoom) for key, group in groups.items()}
-
-
-def _sheet(samples: Sequence[Sample], references: Mapping[str, Reference], columns: int, zoom: int) -> Image.Image:
-    panels = [panel_of(sample, references)[0] for sample in samples]
-    sizes = [panel.image.shape[0] for panel in panels if panel.image is not None]
-    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
-    return draw_grid(rows, zoom * max(sizes, default=64))
 
 
 def figure4(systems: Mapping[str, Sequence[Panel]], side: int) -> Image.Image:

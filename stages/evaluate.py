@@ -11,10 +11,11 @@ import json
 from dataclasses import dataclass
 
 from medim.evaluation import Evaluation, EvaluationSettings, Reference, as_json, modality_prompts
-from medim.figures import sample_sheets, save_png
+from medim.figures import save_png
 from medim.generation import read_generated
 from medim.metrics.finding_reader import load_finding_reader
 from medim.metrics.java import Meteor
+from medim.sample_sheets import sample_sheets, settled
 from medim.side_answers import read_sides
 from pipeline.params import read_section
 from pipeline.paths import world_from_params
@@ -66,7 +67,7 @@ def main() -> None:
         run.cost(examples=len(samples))
         text = json.dumps({"model": model, "rows": scores}, indent=1, sort_keys=True)
         (run.work / "metrics.json").write_text(text + "\n")
-        shown = [sample for sample in samples if sample.row == rows[0]]
+        shown = settled([sample for sample in samples if sample.row == rows[0]], evaluation)
         for (dataset, task), page in sample_sheets(shown, references, params.sheet_columns, params.sheet_zoom).items():
             save_png(page, run.work / "sheets" / f"{model}-{dataset}-{task}.png")
         run.place(run.work / "metrics.json", metrics)

@@ -34,7 +34,7 @@ TIERS = (
         "vqgan_evaluation",
     ),
     ("baselines",),
-    ("tables", "table_cells", "table_render", "mission", "figures", "paper_figures"),
+    ("tables", "table_cells", "table_render", "mission", "figures", "paper_figures", "sample_sheets"),
 )
 FORBIDDEN = {  # room -> packages that none of its files imports, at any place
     "medim": {"yaml", "ruamel", "dvc", "prefect", "mlflow", "pydantic", "pipeline", "stages", "flows"},
