@@ -1,0 +1,141 @@
+"""Which settings of the sampler are measured: from the default, one thing changed at a time.
+
+A series is a line of the plot: settings that differ in the number of steps, in the level of a commit rule, in the
+weight of guidance or in the temperature. The default stands in every series that it belongs to.
+
+Levels of the adaptive commit rules are chosen for about 8 to 100 evaluations. Codes of a picture are drawn with far
+smaller probabilities than tokens of a report, so their levels lie elsewhere. Most levels are outside of what the rules'
+bounds hold for (factor <= 1, margin >= 0, see medim/diffusion/commit.py); inside, a sample takes nearly as many
+evaluations as it has tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from medim.diffusion.settings import SamplerSettings
+
+MODALITY = {"image_to_report": "text", "report_to_image": "image"}  # task -> what is sampled
+METRICS = {"image_to_report": ("finding_f1", "sentence_validity"), "report_to_image": ("finding_f1",)}
+PANELS = {  # panel -> key of the JSON file under which its series stand
+    "schedule": "evaluations", "order": "evaluations", "commit": "evaluations", "guidance": "guidance",
+    "temperature": "temperature",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is tried. Keys `text` and `image` of the mappings are the modality that is sampled."""
+
+    steps: tuple[int, ...]
+    schedules: tuple[str, ...]
+    shifts: tuple[float, ...]  # a of the schedule `shift`; 1 would be linear
+    orders: Mapping[str, tuple[str, ...]]
+    levels: Mapping[str, Mapping[str, tuple[float, ...]]]  # of adaptive commit rules, by rule
+    guidance: tuple[float, ...]
+    temperatures: Mapping[str, tuple[float, ...]]
+
+
+FULL = Sweep(
+    steps=(4, 8, 16, 32, 64),
+    schedules=("cosine", "linear", "arccos", "shift"),
+    shifts=(0.33, 3.0),  # LaViDa's 1/3 fills many tokens early, 3 few
+    orders={"text": ("confidence", "random", "raster"), "image": ("confidence", "random", "halton")},
+    levels={
+        "text": {"threshold": (0.2, 0.4, 0.7, 0.9), "factor": (1.0, 2.0, 4.0), "profile": (-3.0, -1.0, 0.0)},
+        "image": {"threshold": (0.02, 0.05, 0.1), "factor": (8.0, 16.0, 32.0), "profile": (-32.0, -16.0, -8.0)},
+    },
+    guidance=(0.0, 1.0, 2.0, 4.0),
+    temperatures={"text": (0.5, 0.7, 1.0), "image": (0.7, 0.85, 1.0)},
+)
+QUICK = Sweep(
+    steps=(2, 4),
+    schedules=("cosine", "linear"),
+    shifts=(),
+    orders={"text": ("confidence", "random"), "image": ("confidence", "random")},
+    levels={"text": {"threshold": (0.5,)}, "image": {"factor": (16.0,)}},
+    guidance=(0.0, 1.0),
+    temperatures={"text": (0.7, 1.0), "image": (0.7, 1.0)},
+)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of one panel; `settings` in the order in which it is drawn."""
+
+    panel: str
+    label: str
+    settings: tuple[SamplerSettings, ...]
+
+
+def base_of(sampler: SamplerSettings) -> SamplerSettings:
+    """params.yaml's sampler as the start of the sweep; `text_lead`, which only joint samples obey, is off.
+
+    Raises:
+        ValueError: it has no schedule, order or commit rule of one modality that could be changed alone.
+    """
+    if (sampler.method, sampler.pool) != ("maskgit", "modality"):
+        raise ValueError(
+            f"params.yaml:generate.sampler has method {sampler.method} and pool {sampler.pool}: schedules, orders and "
+            f"commit rules of report and picture are compared for method maskgit and pool modality; set these"
+        )
+    return replace(sampler, text_lead=0.0)
+
+
+def changes(base: SamplerSettings, settings: SamplerSettings) -> dict[str, Any]:
+    """What differs from the default."""
+    names = [field.name for field in fields(base)]
+    return {name: getattr(settings, name) for name in names if getattr(settings, name) != getattr(base, name)}
+
+
+def name_of(base: SamplerSettings, settings: SamplerSettings) -> str:
+    """`default`, or the changes as text: `text_steps=8,text_order=random`."""
+    return ",".join(f"{name}={value}" for name, value in changes(base, settings).items()) or "default"
+
+
+def series_of(base: SamplerSettings, task: str, sweep: Sweep) -> list[Series]:
+    """All series of one task.
+
+    Schedules and orders need the commit rule `count`; where the default has another, they are measured with `count`.
+
+    Args:
+        base: see `base_of`.
+        task: a key of MODALITY.
+        sweep: what is tried; the default's own schedule, order, level, weight and temperature are added to it.
+    """
+    m = MODALITY[task]
+
+    def changed(start: SamplerSettings, **new: Any) -> SamplerSettings:
+        return replace(start, **{f"{m}_{name}": value for name, value in new.items()})
+
+    def own(name: str) -> Any:
+        return getattr(base, f"{m}_{name}")
+
+    def over_steps(panel: str, label: str, start: SamplerSettings) -> Series:
+        steps = sorted({*sweep.steps, *([own("steps")] if start == base else [])})
+        return Series(panel, label, tuple(changed(start, steps=number) for number in steps))
+
+    def over(name: str, values: tuple[float, ...]) -> Series:
+        return Series(name, name, tuple(changed(base, **{name: value}) for value in sorted({*values, own(name)})))
+
+    count = changed(base, commit="count")
+    found: list[Series] = []
+    for schedule in dict.fromkeys([*sweep.schedules, own("schedule")]):
+        if schedule == "shift":
+            shifts = sorted({*sweep.shifts, *([own("shift")] if own("schedule") == "shift" else [])})
+            starts = {f"shift {a:g}": changed(count, schedule="shift", shift=a) for a in shifts}
+        else:
+            starts = {schedule: changed(count, schedule=schedule)}
+        found += [over_steps("schedule", label, start) for label, start in starts.items()]
+    for order in dict.fromkeys([*sweep.orders[m], own("order")]):
+        found.append(over_steps("order", order, changed(count, order=order)))
+    found.append(over_steps("commit", "count", count))
+    levels = {rule: {*values} for rule, values in sweep.levels[m].items()}
+    if own("commit") != "count":
+        levels.setdefault(own("commit"), set()).add(own("commit_level"))
+    for rule, values in levels.items():
+        settings = tuple(changed(base, commit=rule, commit_level=level) for level in sorted(values))
+        found.append(Series("commit", rule, settings))
+    return [*found, over("guidance", sweep.guidance), over("temperature", sweep.temperatures[m])]

@@ -1,0 +1,75 @@
+"""The sweep: one thing at a time, the default in every series it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tiny_world import tiny
+
+from benchmarks.sampler_grid import FULL, MODALITY, PANELS, base_of, changes, name_of, series_of
+
+BASE = replace(tiny.SAMPLER, text_length="first", text_steps=24, image_steps=16, image_order="confidence")
+
+
+@pytest.mark.parametrize("task", MODALITY)
+def test_one_thing_changes_beside_the_steps_and_only_of_what_is_sampled(task):
+    modality = MODALITY[task]
+    together = [{"commit", "commit_level"}, {"schedule", "shift"}, {"steps", "schedule", "shift"}]
+    for series in series_of(BASE, task, FULL):
+        for settings in series.settings:
+            names = set(changes(BASE, settings))
+            assert all(name.startswith(f"{modality}_") for name in names)
+            short = {name.removeprefix(f"{modality}_") for name in names}
+            assert len(short - {"steps"}) <= 1 or any(short <= pair for pair in together), (series.label, names)
+
+
+def test_the_default_stands_where_it_belongs():
+    for task, order in (("image_to_report", "random"), ("report_to_image", "confidence")):
+        with_default = {(s.panel, s.label) for s in series_of(BASE, task, FULL) if BASE in s.settings}
+        assert with_default == {
+            ("schedule", "cosine"), ("order", order), ("commit", "count"), ("guidance", "guidance"),
+            ("temperature", "temperature"),
+        }  # fmt: skip
+
+
+def test_the_series_are_those_that_were_asked_for():
+    found = series_of(BASE, "image_to_report", FULL)
+    labels = {panel: [s.label for s in found if s.panel == panel] for panel in PANELS}
+    assert labels["schedule"] == ["cosine", "linear", "arccos", "shift 0.33", "shift 3"]
+    assert labels["order"] == ["confidence", "random", "raster"]
+    assert labels["commit"] == ["count", "threshold", "factor", "profile"]
+    cosine = next(s for s in found if s.label == "cosine")
+    assert [one.text_steps for one in cosine.settings] == [4, 8, 16, 24, 32, 64]
+    linear = next(s for s in found if s.label == "linear")
+    assert [one.text_steps for one in linear.settings] == [4, 8, 16, 32, 64]
+    assert [s.label for s in series_of(BASE, "report_to_image", FULL) if s.panel == "order"][-1] == "halton"
+    guided = next(s for s in found if s.panel == "guidance")
+    assert [one.text_guidance for one in guided.settings] == [0, 1, 2, 4]
+
+
+def test_a_default_of_another_kind_is_added():
+    base = replace(BASE, image_order="raster", image_guidance=3.0, image_schedule="shift", image_shift=2.0)
+    found = series_of(base, "report_to_image", FULL)
+    assert [s.label for s in found if s.panel == "order"] == ["confidence", "random", "halton", "raster"]
+    assert [s.label for s in found if s.panel == "schedule"][-3:] == ["shift 0.33", "shift 2", "shift 3"]
+    assert {s.panel for s in found if base in s.settings} == set(PANELS)
+
+
+def test_under_an_adaptive_default_schedules_are_measured_with_count():
+    base = replace(BASE, text_commit="threshold", text_commit_level=0.8)
+    found = series_of(base, "image_to_report", FULL)
+    assert {one.text_commit for s in found if s.panel in ("schedule", "order") for one in s.settings} == {"count"}
+    threshold = next(s for s in found if s.label == "threshold")
+    assert base in threshold.settings
+
+
+def test_names_say_what_differs():
+    assert name_of(BASE, BASE) == "default"
+    assert name_of(BASE, replace(BASE, text_order="raster", text_steps=8)) == "text_steps=8,text_order=raster"
+
+
+def test_a_sampler_without_orders_is_refused():
+    assert base_of(replace(BASE, text_lead=0.5)) == BASE
+    with pytest.raises(ValueError, match="method ancestral and pool modality"):
+        base_of(replace(BASE, method="ancestral"))
