@@ -85,9 +85,10 @@ def base_of(sampler: SamplerSettings) -> SamplerSettings:
 
 
 def changes(base: SamplerSettings, settings: SamplerSettings) -> dict[str, Any]:
-    """What differs from the default."""
-    names = [field.name for field in fields(base)]
-    return {name: getattr(settings, name) for name in names if getattr(settings, name) != getattr(base, name)}
+    """What differs from the default; a commit rule that differs and has a level brings its level, differing or not."""
+    names = {field.name for field in fields(base) if getattr(settings, field.name) != getattr(base, field.name)}
+    names |= {f"{m}_commit_level" for m in MODALITY.values() if f"{m}_commit" in names and settings.adaptive(m)}
+    return {field.name: getattr(settings, field.name) for field in fields(base) if field.name in names}
 
 
 def name_of(base: SamplerSettings, settings: SamplerSettings) -> str:

@@ -67,6 +67,7 @@ def test_under_an_adaptive_default_schedules_are_measured_with_count():
 def test_names_say_what_differs():
     assert name_of(BASE, BASE) == "default"
     assert name_of(BASE, replace(BASE, text_order="raster", text_steps=8)) == "text_steps=8,text_order=raster"
+    assert name_of(BASE, replace(BASE, text_commit="profile")) == "text_commit=profile,text_commit_level=0.0"
 
 
 def test_a_sampler_without_orders_is_refused():
