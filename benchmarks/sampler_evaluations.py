@@ -2,11 +2,12 @@
 
     python -m benchmarks.sampler_evaluations [--world phantom] [--pairs 128] [--quick] [--out FOLDER]
 
-Starts from params.yaml:generate.sampler and changes one thing at a time: schedule, order and commit rule, each at 4 to
-64 steps (adaptive rules: at several levels), and guidance and temperature at the default number of steps. What is
-measured is the finding F1 (image_to_report: the report against the truth; report_to_image: what the finding reader sees
-against the report that was given) and the share of valid sentences. An evaluation is a pass through the network for one
-sample, as the model counts it: those of guidance and the one that draws a report's length are in it.
+Starts from the sampler of each task (params.yaml:generate.sampler and sampler_of) and changes one thing at a time:
+schedule, order and commit rule, each at 4 to 64 steps (adaptive rules: at several levels), and guidance and temperature
+at the default number of steps. What is measured is the finding F1 (image_to_report: the report against the truth;
+report_to_image: what the finding reader sees against the report that was given) and the share of valid sentences. An
+evaluation is a pass through the network for one sample, as the model counts it: those of guidance and the one that
+draws a report's length are in it.
 
 Reads runs/<world>/models/{medim,vqgan,finding_reader} and data/pairs/<dataset>/val.parquet. Writes
 sampler_evaluations.json (settings, hashes, all numbers; `evaluations`, `guidance` and `temperature` list the series)
@@ -47,12 +48,18 @@ NAME = "sampler_evaluations"
 
 
 def wanted_points(
-    base: SamplerSettings, datasets: Sequence[str], sweep: Sweep
+    bases: Mapping[str, SamplerSettings], datasets: Sequence[str], sweep: Sweep
 ) -> tuple[list[Wanted], dict[str, list[dict[str, Any]]]]:
-    """All points (those of several series more than once), and the series as they stand in the JSON file."""
+    """All points (those of several series more than once), and the series as they stand in the JSON file.
+
+    Args:
+        bases: task -> its default, see `base_of`.
+        datasets: those that are asked.
+        sweep: what is tried.
+    """
     points: list[Wanted] = []
     listed: dict[str, list[dict[str, Any]]] = {part: [] for part in PANELS.values()}
-    for task in MODALITY:
+    for task, base in bases.items():
         for dataset in datasets:
             group = f"{dataset}/{task}"
             points.append(Wanted(f"{group}/default", dataset, task, base))
@@ -84,7 +91,7 @@ def check_inputs(world: World, model: str, datasets: Sequence[str]) -> dict[str,
 
 
 def run(
-    world: World, model: str, datasets: Sequence[str], sampler: SamplerSettings, sweep: Sweep, out: Path,
+    world: World, model: str, datasets: Sequence[str], samplers: Mapping[str, SamplerSettings], sweep: Sweep, out: Path,
     numbers: Mapping[str, int],
 ) -> str:  # fmt: skip
     """Measure what is missing, write JSON and PNG into `out`, return the table.
@@ -93,7 +100,7 @@ def run(
         world: where models and pairs are.
         model: folder of the MeDiM that is asked.
         datasets: drawn ones that it was trained on.
-        sampler: params.yaml's.
+        samplers: task -> its sampler in params.yaml.
         sweep: what is tried.
         out: folder.
         numbers: `pairs` a dataset at most, `seed`, `resamples`, `chunk` (pairs a batch), `threads`.
@@ -102,13 +109,17 @@ def run(
         FileNotFoundError: see `check_inputs`.
         ValueError: see `base_of` and `ground_of`.
     """
-    base = base_of(sampler)
+    bases = {task: base_of(sampler) for task, sampler in samplers.items()}
     kept = {name: numbers[name] for name in ("pairs", "seed", "resamples")}
-    identity = {"inputs": check_inputs(world, model, datasets), "sampler": asdict(base), **kept}
+    identity = {
+        "inputs": check_inputs(world, model, datasets),
+        "sampler": {task: asdict(base) for task, base in bases.items()},
+        **kept,
+    }
     record = Record(out / f"{NAME}.json", identity)
     if record.differs:
         print(f"{record.path} was measured with other {', '.join(record.differs)}: everything is measured anew")
-    points, listed = wanted_points(base, datasets, sweep)
+    points, listed = wanted_points(bases, datasets, sweep)
     groups = list(dict.fromkeys(point.group for point in points))
     described = {"world": world.name, "model": model, "split": "val", "groups": groups, **listed}
     todo = missing(points, record)
@@ -119,7 +130,7 @@ def run(
         grounds: dict[str, Ground] = {}
         for name in datasets:
             pairs = read_pairs(world.pairs(name, "val"), numbers["pairs"])
-            grounds[name] = ground_of(name, pairs, Questions(network, vqgan, base))
+            grounds[name] = ground_of(name, pairs, Questions(network, vqgan, next(iter(bases.values()))))
         bar = tqdm(total=len(todo), desc=NAME, unit="point", disable=None)
 
         def ask(one: Wanted) -> dict[str, Any]:
@@ -133,7 +144,7 @@ def run(
 
         with bar:
             said = {"device": str(place), "threads": numbers["threads"], "chunk": numbers["chunk"]}
-            measure_all(todo, base, record, said, ask, lambda: record.save(described))
+            measure_all(todo, bases, record, said, ask, lambda: record.save(described))
     record.save(described)  # where nothing was missing, the list of series may still be another one
     draw(record, described, out / f"{NAME}.png")
     return table(record, described)
@@ -166,7 +177,8 @@ def main() -> int:
         out = given.out or (WORK / NAME / world.name if given.quick else world.results())
         sweep = QUICK if given.quick else FULL
         datasets = read_section("train_medim", TrainMedim).datasets
-        print(run(world, given.model, datasets, generate.sampler, sweep, out, numbers))
+        samplers = {task: generate.sampler_for(task) for task in MODALITY}
+        print(run(world, given.model, datasets, samplers, sweep, out, numbers))
     except (FileNotFoundError, ParamsError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

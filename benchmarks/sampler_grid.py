@@ -78,8 +78,9 @@ def base_of(sampler: SamplerSettings) -> SamplerSettings:
     """
     if (sampler.method, sampler.pool) != ("maskgit", "modality"):
         raise ValueError(
-            f"params.yaml:generate.sampler has method {sampler.method} and pool {sampler.pool}: schedules, orders and "
-            f"commit rules of report and picture are compared for method maskgit and pool modality; set these"
+            f"params.yaml:generate.sampler (with sampler_of) has method {sampler.method} and pool {sampler.pool}: "
+            f"schedules, orders and commit rules of report and picture are compared for method maskgit and pool "
+            f"modality; set these"
         )
     return replace(sampler, text_lead=0.0)
 

@@ -159,14 +159,14 @@ def _is_default(one: Wanted) -> bool:
 
 
 def measure_all(
-    todo: Sequence[Wanted], base: SamplerSettings, record: Record, run: Mapping[str, Any],
+    todo: Sequence[Wanted], bases: Mapping[str, SamplerSettings], record: Record, run: Mapping[str, Any],
     ask: Callable[[Wanted], dict[str, Any]], save: Callable[[], None],
 ) -> None:  # fmt: skip
     """Measure points in order and save after each.
 
     Args:
         todo: see `missing`.
-        base: the default.
+        bases: task -> its default.
         record: gets the points and a new run.
         run: what is said of this run (device, threads, ...).
         ask: measures one point, see `measure`.
@@ -180,7 +180,7 @@ def measure_all(
         found = ask(one)
         if _is_default(one):
             record.runs[number]["default_seconds"][one.group] = found["seconds"]
-        record.points[one.key] = {"changes": changes(base, one.settings), **found, "run": number}
+        record.points[one.key] = {"changes": changes(bases[one.task], one.settings), **found, "run": number}
         save()
 
 

@@ -33,8 +33,9 @@ def abscissa(panel: str, group: str, key: str, record: Record) -> float:
     """Where a point stands: its measured evaluations, or its guidance or temperature."""
     if PANELS[panel] == "evaluations":
         return float(record.points[key]["evaluations"])
-    name = f"{MODALITY[group.split('/')[1]]}_{panel}"
-    return float(record.points[key]["changes"].get(name, record.identity["sampler"][name]))
+    task = group.split("/")[1]
+    name = f"{MODALITY[task]}_{panel}"
+    return float(record.points[key]["changes"].get(name, record.identity["sampler"][task][name]))
 
 
 def draw(record: Record, described: Mapping[str, Any], out: Path) -> None:

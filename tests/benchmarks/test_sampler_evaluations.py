@@ -22,6 +22,7 @@ from medim.tokenizers.vqgan import save_vqgan
 from pipeline.paths import World
 
 REPORT = "The heart is enlarged."
+SAMPLERS = {"image_to_report": tiny.SAMPLER, "report_to_image": replace(tiny.SAMPLER, image_guidance=0.5)}
 
 
 def pair(number: int, findings: dict[str, str]) -> Pair:
@@ -85,7 +86,7 @@ def test_points_are_kept_and_seconds_compared_within_a_run(tmp_path):
     record = Record(path, {"pairs": 8})
     assert [one.key for one in missing(wanted, record)] == ["a/t/default", "b/t/default", "a/t/x"]
     first = iter([fields(0.5, 4, 2.0), fields(0.0, 4, 1.0), fields(0.25, 2, 1.0)])
-    measure_all(missing(wanted, record), base, record, {}, lambda one: next(first), lambda: record.save({}))
+    measure_all(missing(wanted, record), {"t": base}, record, {}, lambda one: next(first), lambda: record.save({}))
     assert ratios("a/t/x", record) == {"finding_f1": 0.5, "evaluations": 0.5, "seconds": 0.5}
     assert ratios("b/t/default", record)["finding_f1"] is None  # over nothing
     again = Record(path, {"pairs": 8})
@@ -93,7 +94,7 @@ def test_points_are_kept_and_seconds_compared_within_a_run(tmp_path):
     more = [*wanted, Wanted("a/t/y", "a", "t", replace(base, text_steps=1))]
     assert [one.key for one in missing(more, again)] == ["a/t/default", "a/t/y"]
     slow = iter([fields(0.5, 4, 20.0), fields(0.5, 1, 5.0)])
-    measure_all(missing(more, again), base, again, {}, lambda one: next(slow), lambda: again.save({}))
+    measure_all(missing(more, again), {"t": base}, again, {}, lambda one: next(slow), lambda: again.save({}))
     assert ratios("a/t/y", again)["seconds"] == 0.25 and ratios("a/t/x", again)["seconds"] == 0.5
     other = Record(path, {"pairs": 9})
     assert other.differs == ["pairs"] and other.points == {}
@@ -109,7 +110,7 @@ def test_a_killed_run_keeps_what_it_had(tmp_path):
         return fields(1.0, 1, 1.0)
 
     with pytest.raises(KeyboardInterrupt):
-        measure_all(missing(wanted, record), tiny.SAMPLER, record, {}, ask, lambda: record.save({}))
+        measure_all(missing(wanted, record), {"t": tiny.SAMPLER}, record, {}, ask, lambda: record.save({}))
     assert list(Record(tmp_path / "r.json", {}).points) == ["a/t/default"]
 
 
@@ -134,21 +135,29 @@ def test_the_whole_way_from_models_to_plot(world, tmp_path):
     resized(world)
     numbers = {"pairs": 2, "seed": 0, "resamples": 5, "chunk": 2, "threads": 1}
     out = tmp_path / "out"
-    text = run(world, "medim", ["phantom_cxr"], tiny.SAMPLER, QUICK, out, numbers)
+    text = run(world, "medim", ["phantom_cxr"], SAMPLERS, QUICK, out, numbers)
     page = json.loads((out / "sampler_evaluations.json").read_text())
-    points, listed = wanted_points(tiny.SAMPLER, ["phantom_cxr"], QUICK)
+    points, listed = wanted_points(SAMPLERS, ["phantom_cxr"], QUICK)
     assert set(page["points"]) == {point.key for point in points}
     assert page["evaluations"] == listed["evaluations"] and page["guidance"] and page["temperature"]
+    weights = [row["points"] for row in page["guidance"] if row["group"] == "phantom_cxr/report_to_image"]
+    assert [len(keys) for keys in weights] == [3]  # 0, the task's own 0.5, and 1
     for key, point in page["points"].items():
         assert set(METRICS[key.split("/")[1]]) < set(point)
         assert point["n"] == 2
     assert all(key in text for key in ("text_order=confidence", "image_guidance=1.0", "phantom_cxr/report_to_image"))
     assert np.asarray(Image.open(out / "sampler_evaluations.png")).std() > 0
     before = {name: (out / name).read_bytes() for name in ("sampler_evaluations.json", "sampler_evaluations.png")}
-    assert run(world, "medim", ["phantom_cxr"], tiny.SAMPLER, QUICK, out, numbers) == text
+    assert run(world, "medim", ["phantom_cxr"], SAMPLERS, QUICK, out, numbers) == text
     assert before == {name: (out / name).read_bytes() for name in before}  # nothing was measured again
-    run(world, "medim", ["phantom_cxr"], replace(tiny.SAMPLER, text_steps=3), QUICK, out, numbers)
-    assert json.loads((out / "sampler_evaluations.json").read_text())["identity"]["sampler"]["text_steps"] == 3
+    other = {**SAMPLERS, "image_to_report": replace(tiny.SAMPLER, text_steps=3)}
+    run(world, "medim", ["phantom_cxr"], other, QUICK, out, numbers)
+    assert (
+        json.loads((out / "sampler_evaluations.json").read_text())["identity"]["sampler"]["image_to_report"][
+            "text_steps"
+        ]
+        == 3
+    )
 
 
 def test_missing_inputs_are_named_with_the_command(world):
