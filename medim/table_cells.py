@@ -40,7 +40,7 @@ def build_table(table: Table, metrics: Metrics, world: World) -> dict[str, Any]:
     """The table as JSON: id, title, profile, cells, left_out.
 
     Args:
-        metrics: model -> content of metrics/<model>.json, of the models evaluated so far. `<model>_<number>` are more
+        metrics: model -> content of metrics/<model>.json, of the models evaluated so far. `<model>_<number>` and `<model>_seed<number>` are more
             training seeds of the same model: a cell is their mean, its interval spans theirs, `seeds` counts them.
         world: the datasets.
 
@@ -136,7 +136,7 @@ def _over_seeds(source: Source, key: str, metrics: Metrics) -> Measured:
 
 def _models(source: Source, metrics: Metrics) -> list[str]:
     """The model of a source and its further seeds, as far as they are evaluated."""
-    seed = re.compile(re.escape(source.model) + r"(_\d+)?")
+    seed = re.compile(re.escape(source.model) + r"(_(seed)?\d+)?")
     return sorted(model for model in metrics if seed.fullmatch(model))
 
 

@@ -56,7 +56,7 @@ def published_rows(world: Path) -> dict[str, dict]:
 def entry_value(source: Source, key: str, rows: dict[str, dict]) -> tuple[bool, float | None]:
     """(published, value) of a key in the row file that a source names; the mean where several seeds are published."""
     stored = source.stored_key(key)
-    seeds = [name for name in rows if re.fullmatch(re.escape(source.model) + r"(_\d+)?", name)]
+    seeds = [name for name in rows if re.fullmatch(re.escape(source.model) + r"(_(seed)?\d+)?", name)]
     lines = [rows[name].get(source.row or next(iter(rows[name])), {}) for name in seeds]
     values = [line[stored]["value"] for line in lines if stored in line]
     return bool(values), None if None in values or not values else mean(values)

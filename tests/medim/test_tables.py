@@ -143,6 +143,13 @@ def test_training_seeds_are_averaged_and_counted():
     assert cell(built, "UniDisc, gain over real only", "phantom_cxr/BLEU-1 (nltk)")["value"] is None
 
 
+def test_a_variant_with_another_seed_is_the_same_row():
+    key = "phantom_cxr/image_to_report/finding_f1"
+    metrics = {name: model("MeDiM", **{key: entry(v)}) for name, v in (("medim", 0.5), ("medim_seed2", 0.7))}
+    found = cell(build_table(get_table("mission"), metrics | {"medim_seed": metrics["medim"]}, WORLD), "MeDiM", key)
+    assert (found["value"], found["seeds"]) == (pytest.approx(0.6), 2)
+
+
 def test_printed_gains_stand_in_figure5c():
     built = build_table(get_table("figure5c"), {}, WORLD)
     assert cell(built, "MeDiM, gain over real only", "phantom_pathology/BLEU-2 (nltk)")["paper"] == 18.57

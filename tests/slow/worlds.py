@@ -105,7 +105,11 @@ class Clone:
     def write_profile(self, name, changes):
         """profiles/<name>.yaml: tiny with changes, in a world of the profile's name."""
         overlay = parse_yaml((self.folder / "profiles/tiny.yaml").read_text(), "tiny")
-        merged = merged_mappings(overlay, {**changes, "profile": name, "world": name})
+        self.write_overlay(name, merged_mappings(overlay, changes))
+
+    def write_overlay(self, name, overlay):
+        """profiles/<name>.yaml, in a world of the profile's name."""
+        merged = {**overlay, "profile": name, "world": name}
         (self.folder / f"profiles/{name}.yaml").write_text(yaml.safe_dump(merged, sort_keys=False))
 
     def switch(self, profile):
