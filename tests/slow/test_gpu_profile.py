@@ -27,6 +27,7 @@ SHORT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_twenty_steps_of_every_network(tmp_path):
     clone = new_clone(tmp_path / "gpu")
