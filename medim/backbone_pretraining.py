@@ -1,4 +1,4 @@
-"""The prior: the backbone's decoder trained autoregressively on captioned drawings, both ways round.
+"""The prior: the backbone's decoder trained autoregressively on captioned pictures, both ways round.
 
 Stands for the pretrained MLLM of the paper (Liquid: Gemma trained by next-token prediction on text and image codes in
 one sequence, in both orders, Wu et al. 2024). The decoder, its tokenizers and its vocabulary are `train_medim`'s, so
@@ -151,7 +151,7 @@ def pretrain_backbone(
     """Train and write the folder `out`, which `train_medim(pretrained=…)` reads.
 
     Args:
-        data: the drawings' tokens; tokenizer and codebook must be those of `train_medim`.
+        data: tokens of captioned pictures; tokenizer and codebook must be those of `train_medim`.
     """
     check_decoder_keys(settings.backbone.decoder)
     torch.manual_seed(seed)

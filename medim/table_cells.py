@@ -40,8 +40,8 @@ def build_table(table: Table, metrics: Metrics, world: World) -> dict[str, Any]:
     """The table as JSON: id, title, profile, cells, left_out.
 
     Args:
-        metrics: model -> content of metrics/<model>.json, of the models evaluated so far. `<model>_<number>` and `<model>_seed<number>` are more
-            training seeds of the same model: a cell is their mean, its interval spans theirs, `seeds` counts them.
+        metrics: model -> content of metrics/<model>.json, of the models evaluated so far. `<model>_<number>` and
+            `<model>_seed<number>` are more training seeds of the same model: a cell is their mean, its interval spans theirs, `seeds` counts them.
         world: the datasets.
 
     Returns:

@@ -77,7 +77,7 @@ def phantom_world(profile: str) -> World:
 
 
 class Source(NamedTuple):
-    """metrics/<model>.json and one of its rows; None: its only row. `<model>_<number>`, `<model>_seed<number>`: further seeds.
+    """metrics/<model>.json and one of its rows; None: its only row. `<model>_seed<number>` are its further seeds.
 
     `only`: (asked, stored): it fills nothing but keys that end with `asked`, from those that end with `stored`.
     """

@@ -50,7 +50,7 @@ def _uses(sections: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str], lis
     for stage in ("train_vqgan", "evaluate_vqgan", "tokenize_pairs", "train_baseline", "generate", "evaluate"):
         yield f"{stage}.datasets", sections[stage].datasets, prepared, "prepare_data.datasets"
     yield "train_medim.datasets", sections["train_medim"].datasets, tokens, "tokenize_pairs.datasets"
-    yield "pretrain_backbone.dataset", [sections["pretrain_backbone"].dataset], tokens, "tokenize_pairs.datasets"
+    yield "pretrain_backbone.datasets", sections["pretrain_backbone"].datasets, tokens, "tokenize_pairs.datasets"
     generate, evaluate = sections["generate"], sections["evaluate"]
     yield "evaluate.datasets", evaluate.datasets.values(), prepared, "prepare_data.datasets"
     yield "evaluate.datasets", evaluate.datasets, list(generate.datasets), "generate.datasets"

@@ -1,4 +1,4 @@
-"""Stage pretrain_backbone: captioned drawings -> the decoder's prior.   dvc repro pretrain_backbone
+"""Stage pretrain_backbone: captioned pictures -> the decoder's prior.   dvc repro pretrain_backbone
 
 The stand-in for Liquid's pretraining: the decoder of train_medim, trained autoregressively over both modalities.
 
@@ -25,7 +25,7 @@ from pipeline.stage import command, stage_run
 class Section:
     """params.yaml:pretrain_backbone; the decoder itself is train_medim's."""
 
-    dataset: str
+    datasets: tuple[str, ...]
     caption_first: float
     text_weight: float
     image_weight: float
@@ -39,14 +39,14 @@ def main() -> None:
     backbone = read_section("train_medim.settings.backbone", BackboneSettings)
     world = world_from_params()
     out, tokenizer = world.model("backbone"), world.model("text_tokenizer")
-    inputs = [world.tokens_folder(params.dataset), tokenizer, world.model("vqgan")]
+    inputs = [*(world.tokens_folder(name) for name in params.datasets), tokenizer, world.model("vqgan")]
     settings = PretrainingSettings(
         backbone, params.caption_first, params.text_weight, params.image_weight, params.val_pairs
     )
     section = {"pretrain_backbone": params, "backbone": backbone}
     with stage_run("pretrain_backbone", section=section, inputs=inputs, outputs=[out]) as run:
-        train = {params.dataset: read_tokens(world.tokens(params.dataset, "train"))}
-        val = {params.dataset: read_tokens(world.tokens(params.dataset, "val"), params.val_pairs)}
+        train = {name: read_tokens(world.tokens(name, "train")) for name in params.datasets}
+        val = {name: read_tokens(world.tokens(name, "val"), params.val_pairs) for name in params.datasets}
         data = TokenData(train, val, tokenizer, load_vqgan(world.model("vqgan")).quantize.weight)
         result = pretrain_backbone(
             data, settings, params.optim, seed=run.seed, work=run.work, out=run.work / "result", on_log=run.log,

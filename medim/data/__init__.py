@@ -13,6 +13,7 @@ DOMAINS = {  # dataset -> module that defines its DOMAIN (a mapping by dataset n
     "phantom_cxr_ood": "medim.data.phantom_cxr",
     "phantom_pathology": "medim.data.phantom_pathology",
     "drawings": "medim.data.drawings",
+    "marks": "medim.data.marks",
 }
 
 

@@ -33,7 +33,11 @@ def test_every_profile_is_right(profile, tmp_path, monkeypatch):
         ("tasks: [report_to_image", "tasks: [report2image", r"generate: no task 'report2image': there are report_to_i"),
         ("models: [medim, trivial]", "models: [medimm, trivial]", r"generate.models: 'medimm' is not in train_medim.v"),
         ("chest: phantom_cxr ", "chest: nope ", r"record_tables.chest: 'nope' is not in evaluate.datasets"),
-        ("dataset: drawings", "dataset: drawing", r"pretrain_backbone.dataset: 'drawing' .*did you mean 'drawings'"),
+        (
+            "datasets: [drawings, marks]",
+            "datasets: [drawing, marks]",
+            r"pretrain_backbone.datasets: 'drawing' .*did you mean 'drawings'",
+        ),
         ("phantom_cxr: phantom_cxr", "phantom_cxr: phantom_cx", r"evaluate.datasets: 'phantom_cx' is not in prepa"),
         ("masks: 16 ", "masks: 0 ", r"generate.side.masks must be at least 1, got 0"),
         ("datasets: [phantom_cxr]  ", "datasets: [chest]  ", r"generate.side.datasets: 'chest' is not in generate.d"),

@@ -72,6 +72,7 @@ def folder_profile(clone):
     data = own["prepare_data"]["datasets"]
     data["chest"]["root"], data["histology"]["root"] = "data_in/chest", "data_in/histology"
     data["drawings"] = {"train": 32, "val": 8, "test": 0}
+    data["marks"] = {"train": 32, "val": 8, "test": 0}
     merged["prepare_data"]["datasets"] = data
     merged |= {"profile": "own", "world": "own"}
     text = yaml.safe_dump(merged, sort_keys=False)

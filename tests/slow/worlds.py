@@ -28,6 +28,7 @@ SMALL = {
             "phantom_pathology": {"train": 48, "val": 8, "test": 8},
             "phantom_cxr_ood": {"train": 0, "val": 0, "test": 8},
             "drawings": {"train": 32, "val": 8, "test": 0},
+            "marks": {"train": 32, "val": 8, "test": 0},
         }
     },
     "train_finding_reader": {"reader": {"pictures": 40, "held_out": 16}, "optim": OPTIM},
