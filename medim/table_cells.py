@@ -41,7 +41,8 @@ def build_table(table: Table, metrics: Metrics, world: World) -> dict[str, Any]:
 
     Args:
         metrics: model -> content of metrics/<model>.json, of the models evaluated so far. `<model>_<number>` and
-            `<model>_seed<number>` are more training seeds of the same model: a cell is their mean, its interval spans theirs, `seeds` counts them.
+            `<model>_seed<number>` are more training seeds of the same model: a cell is their mean, its interval spans
+            theirs, `seeds` counts them.
         world: the datasets.
 
     Returns:
