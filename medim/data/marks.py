@@ -1,4 +1,4 @@
-"""Captioned marks on grounds: lines, spots, patches, wedges, some faint, on cloudy or dotted, mostly grey grounds.
+"""Captioned marks on grounds: lines, spots, patches and wedges, some faint, on plain, cloudy, dotted or striped grounds.
 
 The second half of what stands for a language model's pretraining, beside the coloured shapes of `drawings`. Not
 medical: what pictures of the world have and coloured shapes have not is faint things, thin things, and things that are
@@ -30,7 +30,7 @@ Map = NDArray[np.float32]
 
 TINTS = {"grey": (1, 1, 1), "pink": (1, 0.72, 0.82), "purple": (0.75, 0.62, 0.95), "blue": (0.7, 0.8, 1)}
 LIGHTS = {"dark": 60, "medium": 120, "light": 190}  # grey levels of the ground
-TEXTURES = ("plain", "cloudy", "dotted")
+TEXTURES = ("plain", "cloudy", "dotted", "striped")
 SHADES = {"bright": 1, "dark": -1}
 SIZES = {"small": (0.05, 0.07), "medium": (0.09, 0.11), "large": (0.14, 0.17)}  # radii: ranges do not overlap
 KINDS = ("spot", "line", "curve", "patch", "bar", "wedge", "box", "ring", "cluster", "gap")
@@ -140,8 +140,12 @@ def _ground(ground: Mapping[str, Any], size: int) -> Map:
     level += _upsampled(rng.uniform(-14, 14, (3, 3)).astype(np.float32), size)  # uneven light
     if ground["texture"] == "cloudy":
         level += _upsampled(rng.uniform(-26, 26, (9, 9)).astype(np.float32), size)
+    axis = (np.arange(size, dtype=np.float32) + 0.5) / size
+    if ground["texture"] == "striped":
+        angle, waves = rng.uniform(-math.pi / 2, math.pi / 2), rng.uniform(4, 8)
+        run = np.float32(math.cos(angle)) * axis + np.float32(math.sin(angle)) * axis[:, None]
+        level += 14 * np.sin(np.float32(2 * math.pi * waves) * run)
     elif ground["texture"] == "dotted":
-        axis = (np.arange(size, dtype=np.float32) + 0.5) / size
         for x, y in rng.uniform(0, 1, (60, 2)).astype(np.float32):
             level -= 30 * _soft(np.sqrt((axis - x) ** 2 + (axis[:, None] - y) ** 2) - 0.015, 1.5 / size)
     return level
