@@ -1,4 +1,4 @@
-"""Captioned marks on grounds: lines, spots, patches and wedges, some faint, on plain, cloudy, dotted or striped grounds.
+"""Captioned marks on grounds: lines, spots, patches, wedges, some faint, on plain, cloudy, dotted or striped grounds.
 
 The second half of what stands for a language model's pretraining, beside the coloured shapes of `drawings`. Not
 medical: what pictures of the world have and coloured shapes have not is faint things, thin things, and things that are
