@@ -156,7 +156,7 @@ def test_datasets_are_prepared_before_they_are_used(profile):
         "train_vqgan": params["train_vqgan"]["datasets"],
         "evaluate_vqgan": params["evaluate_vqgan"]["datasets"],
         "tokenize_pairs": params["tokenize_pairs"]["datasets"],
-        "pretrain_backbone": [params["pretrain_backbone"]["dataset"]],
+        "pretrain_backbone": params["pretrain_backbone"]["datasets"],
         "train_medim": params["train_medim"]["datasets"],
         "train_baseline": params["train_baseline"]["datasets"],
         "generate": params["generate"]["datasets"],
