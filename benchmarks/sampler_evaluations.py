@@ -1,4 +1,4 @@
-"""Measures findings against the number of network evaluations, for every way of sampling, on the validation split.
+"""Measures findings against the number of network evaluations, on the validation split.
 
     python -m benchmarks.sampler_evaluations [--world phantom] [--pairs 128] [--quick] [--out FOLDER]
 
@@ -13,9 +13,8 @@ Reads runs/<world>/models/{medim,vqgan,finding_reader} and data/pairs/<dataset>/
 sampler_evaluations.json (settings, hashes, all numbers; `evaluations`, `guidance` and `temperature` list the series)
 and .png into docs/results/<world>, or with --quick (few points, for tests) into .work/sampler_evaluations/<world>.
 
-It can be stopped: points that the JSON file holds are not measured again while models, pairs and settings are the same.
-Another code is no reason to measure again; delete the file for that. The defaults are measured in each run, because
-seconds are compared within a run only.
+It can be stopped: points that the JSON file holds are not measured again while models, pairs, settings and the code
+that generates are the same. The defaults are measured in each run, because seconds are compared within a run only.
 """
 
 from __future__ import annotations
@@ -38,13 +37,14 @@ from medim.model import MeDiM
 from medim.pairs import read_pairs
 from medim.questions import Questions
 from medim.tokenizers.vqgan import load_vqgan
+from pipeline.code_hash import Instance, Sources, hash_text
 from pipeline.params import read_section
 from pipeline.params_file import ParamsError, load_top
 from pipeline.paths import RUNS, WORK, World
 from pipeline.resources import configure, device
 from pipeline.stage import content_hash
 
-NAME = "sampler_evaluations"
+NAME, ROOT = "sampler_evaluations", Path(__file__).parents[1]
 
 
 def wanted_points(
@@ -113,6 +113,7 @@ def run(
     kept = {name: numbers[name] for name in ("pairs", "seed", "resamples")}
     identity = {
         "inputs": check_inputs(world, model, datasets),
+        "code": hash_text(Instance("generate", (("model", "medim"),)), Sources(ROOT)).split("\n")[0],
         "sampler": {task: asdict(base) for task, base in bases.items()},
         **kept,
     }
@@ -131,6 +132,7 @@ def run(
         for name in datasets:
             pairs = read_pairs(world.pairs(name, "val"), numbers["pairs"])
             grounds[name] = ground_of(name, pairs, Questions(network, vqgan, next(iter(bases.values()))))
+        Questions(network, vqgan, todo[0].settings).joint([0, 1])  # what starts with the first pass is not measured
         bar = tqdm(total=len(todo), desc=NAME, unit="point", disable=None)
 
         def ask(one: Wanted) -> dict[str, Any]:

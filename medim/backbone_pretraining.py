@@ -44,6 +44,18 @@ class PretrainingSettings:
     image_weight: float
     val_pairs: int
 
+    def __post_init__(self) -> None:
+        """Check that codes can be learned.
+
+        Raises:
+            ValueError: they have a weight, but every picture stands first and is seen whole by the stem.
+        """
+        if self.backbone.code_stem and self.image_weight and not self.caption_first:
+            raise ValueError(
+                "pretrain_backbone.caption_first is 0 and code_stem is not: no codes are learned. Raise caption_first "
+                "or set image_weight to 0 (params.yaml)"
+            )
+
 
 class CausalDecoder(nn.Module):
     """The backbone as an autoregressive model over both orders."""
@@ -121,7 +133,8 @@ class PretrainingTrainee:
         device = next(self.model.parameters()).device
         first = (torch.rand(len(batch.text), generator=generator) < self.settings.caption_first).to(device)
         text, image = self.model.nats(batch.to(device), first)
-        return self.settings.text_weight * text + self.settings.image_weight * image, {"text": text, "image": image}
+        logs = {"text": text} | ({"image": image} if self.model.backbone.stem is None or first.any() else {})
+        return self.settings.text_weight * text + self.settings.image_weight * image, logs
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from medim.diffusion.denoise import Denoise
 from medim.diffusion.schedule import Schedule, nelbo_weight
 from medim.diffusion.space import TokenSpace
 
-SMALLEST_TIME = 1e-3  # as trained (sampling_eps); the NELBO leaves out what lies below
+SMALLEST_TIME = 1e-3  # of a masking; the NELBO leaves out what lies below
 
 
 class MaskDraws(NamedTuple):

@@ -189,8 +189,9 @@ def validation_nelbo(model: MeDiM, val: Mapping[str, Tokens], settings: MeDiMSet
 
     Beside the tasks, the report and the picture alone. And whether the network looks at its condition:
     `<dataset>/own_picture_saves` and `own_report_saves`, nats per report and per picture that the pair's own condition
-    saves against that of the next pair of the same dataset; 0 where only the domain is seen. Masks and times are fixed,
-    the same with every condition, at every step and in every training; the prompt and EOS are predicted too.
+    saves against that of the pair half the split away (another patient: their pairs stand together); 0 where only the
+    domain is seen, left out where there is one pair. Masks and times are fixed, the same with every condition, at every
+    step and in every training; the prompt and EOS are predicted too.
 
     Args:
         chunk: pairs per network call.
@@ -202,8 +203,8 @@ def validation_nelbo(model: MeDiM, val: Mapping[str, Tokens], settings: MeDiMSet
         for task, state in (TASK_STATES | UNCONDITIONAL_STATES).items():
             batches = [tokens.batch(r) for r in rows]
             out[f"{name}/{task}"] = own = _nats(model, batches, settings.loss, state)
-            if task in CONDITIONS:
-                others = [_with_condition(tokens, task, r, (r + 1) % num) for r in rows]
+            if task in CONDITIONS and num > 1:
+                others = [_with_condition(tokens, task, r, (r + num // 2) % num) for r in rows]
                 saved = _nats(model, others, settings.loss, state) - own
                 length = model.layout.n_text if task == "image_to_report" else model.layout.n_image
                 out[f"{name}/own_{CONDITIONS[task]}_saves"] = saved * length

@@ -228,12 +228,13 @@ def _initialise_own(backbone: MLLM, tokenizer: TextTokenizer, folder: Path) -> d
     wanted = dict(backbone.decoder_parameters())
     wrong = sorted(
         [name for name in wanted if name not in state and name != "head"]
+        + [name for name in state if name not in wanted and name != "head"]
         + [name for name, value in state.items() if name in wanted and value.shape != wanted[name].shape]
     )
     if wrong:
         raise ValueError(
             f"{folder} does not fit the backbone at {wrong[:3]}: pretrain_backbone and train_medim must have the same "
-            f"decoder and codebook (params.yaml), then rerun `dvc repro pretrain_backbone`"
+            f"decoder, code_patch, code_stem and codebook (params.yaml), then rerun `dvc repro pretrain_backbone`"
         )
     with torch.no_grad():
         for name, parameter in wanted.items():

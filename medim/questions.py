@@ -14,7 +14,7 @@ Letters: B batch, T report tokens, n codes, S pixels a side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +60,11 @@ class Questions:
     tasks = TASKS
     row = "MeDiM"
 
-    def __init__(self, model: MeDiM, vqgan: VQGAN, settings: SamplerSettings) -> None:
-        """Both go to eval mode.
+    def __init__(
+        self, model: MeDiM, vqgan: VQGAN, settings: SamplerSettings,
+        settings_of: Mapping[str, SamplerSettings] | None = None,
+    ) -> None:  # fmt: skip
+        """Both go to eval mode. `settings_of`: task -> the sampler that `generate` takes for it, where another one.
 
         Raises:
             ValueError: the VQGAN's codebook is not the model's.
@@ -72,6 +75,7 @@ class Questions:
                 f"rerun `dvc repro tokenize_pairs train_medim`"
             )
         self.model, self.vqgan, self.settings = model.eval(), vqgan.eval(), settings
+        self.settings_of = dict(settings_of or {})
 
     def report_to_image(self, texts: Sequence[str], seeds: Sequence[int]) -> Answers:
         """Pictures of "<prompt>: <report>" texts."""
@@ -160,12 +164,13 @@ class Questions:
         Raises:
             ValueError: unknown task.
         """
+        asked = Questions(self.model, self.vqgan, self.settings_of.get(task, self.settings))
         if task == "report_to_image":
-            answers = self.report_to_image([full_text(p.prompt, p.report) for p in pairs], seeds)
+            answers = asked.report_to_image([full_text(p.prompt, p.report) for p in pairs], seeds)
         elif task == "image_to_report":
-            answers = self.image_to_report(load_images(pairs), seeds)
+            answers = asked.image_to_report(load_images(pairs), seeds)
         elif task == "joint":
-            answers = self.joint(seeds)
+            answers = asked.joint(seeds)
         else:
             raise ValueError(f"no task {task!r}: there are {', '.join(TASKS)} (params.yaml:generate.tasks)")
         wants_image, wants_report = task != "image_to_report", task != "report_to_image"
@@ -180,6 +185,9 @@ class Questions:
         ]  # fmt: skip
 
 
-def load_system(folder: Path, *, vqgan: Path, sampler: SamplerSettings, device: torch.device) -> Questions:
-    """The trained model in `folder` with the VQGAN in `vqgan`, ready to be asked."""
-    return Questions(MeDiM.load(folder).to(device), load_vqgan(vqgan).to(device), sampler)
+def load_system(
+    folder: Path, *, vqgan: Path, sampler: SamplerSettings, device: torch.device,
+    sampler_of: Mapping[str, SamplerSettings] | None = None,
+) -> Questions:  # fmt: skip
+    """The trained model in `folder` with the VQGAN in `vqgan`, ready to be asked; `sampler_of`: see `Questions`."""
+    return Questions(MeDiM.load(folder).to(device), load_vqgan(vqgan).to(device), sampler, sampler_of)

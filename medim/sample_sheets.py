@@ -209,8 +209,9 @@ def heading_of(row: str, dataset: str, task: str, cells: Sequence[Cell], total: 
     if all(cell.marks is None for cell in cells):
         return [*heading, [("The findings of this dataset are not known: nothing is compared.", GREY)]]
     counts, whole, silent = counted(cells)
+    known = sum(cell.marks is not None for cell in cells)
     agree = (
-        f"{counts[AGREES]} of {counts.total()} findings agree; {whole} of {len(cells)} pairs show no difference "
+        f"{counts[AGREES]} of {counts.total()} findings agree; {whole} of {known} samples show no difference "
         f"({silent} of these name no finding on either side)."
     )
     legend = [(f"{sign} {words.legend[kind]}: {counts[kind]}", colour) for kind, (sign, colour) in MARKS.items()]

@@ -29,7 +29,7 @@ SIDE_SCHEMA = pa.schema(
         pa.field("dataset", pa.string(), nullable=False),
         pa.field("pair_id", pa.string(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
-        # All of what follows is null where the report names no side, so that nothing can be exchanged.
+        # All of what follows is null where exchanging sides changes nothing that the report says.
         pa.field("exchanged", pa.string()),  # "<prompt>: <report>" with left and right exchanged
         pa.field("s_true", pa.float64()),  # nats, as all below
         pa.field("s_exchanged", pa.float64()),
@@ -104,11 +104,22 @@ def answer_sides(
     )
 
 
+def says_sides(pair: Pair) -> bool:
+    """Whether exchanging left and right makes the report say something else.
+
+    Of a drawn pair the findings tell: a report of the same on both sides stays true. Of others the words.
+    """
+    findings = pair.states
+    if findings and {exchange_sides(label): state for label, state in findings.items()} == findings:
+        return False
+    return exchange_sides(pair.report) != pair.report
+
+
 def _scored(
     system: ReportLikelihood, dataset: str, pairs: Sequence[Pair], seeds: Sequence[int], masks: int, rows: int
 ) -> Iterator[dict[str, Any]]:
     """Rows of SIDE_SCHEMA in the order of the pairs."""
-    sided = [i for i, pair in enumerate(pairs) if exchange_sides(pair.report) != pair.report]
+    sided = [i for i, pair in enumerate(pairs) if says_sides(pair)]
     terms: dict[int, dict[str, Any]] = {}
     if sided:
         kept, own = [pairs[i] for i in sided], [seeds[i] for i in sided]

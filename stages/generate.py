@@ -60,18 +60,18 @@ def main() -> None:
     out, vqgan = world.generated(model), world.model("vqgan")
     inputs = [world.pairs_folder(), world.model(model), vqgan]
     with stage_run("generate", model, section=params, inputs=inputs, outputs=[out]) as run:
-        systems = {
-            task: load_system(world.model(model), vqgan=vqgan, sampler=params.sampler_for(task), device=device())
-            for task in params.tasks
-        }
-        one, parts, result = next(iter(systems.values())), run.work / "parts", run.work / "result"
+        samplers = {task: params.sampler_for(task) for task in params.sampler_of}
+        system = load_system(
+            world.model(model), vqgan=vqgan, sampler=params.sampler, sampler_of=samplers, device=device()
+        )
+        parts, result = run.work / "parts", run.work / "result"
         test = {name: read_pairs(world.pairs(name, "test"), params.pairs) for name in params.datasets}
         total = 0
-        for question in questions(one, test, params.tasks, params.joint):
+        for question in questions(system, test, params.tasks, params.joint):
             path = result / question.dataset / f"{question.task}.parquet"
-            total += answer(systems[question.task], question, run.seed, params.chunk, parts, path)
+            total += answer(system, question, run.seed, params.chunk, parts, path)
         sides = {name: read_pairs(world.pairs(name, "test"), params.side.pairs) for name in params.side.datasets}
-        total += answer_sides(one, sides, run.seed, params.side.masks, params.chunk, parts, result / SIDE)
+        total += answer_sides(system, sides, run.seed, params.side.masks, params.chunk, parts, result / SIDE)
         run.cost(examples=total)
         run.place(result, out)
 

@@ -7,7 +7,8 @@ al. 2021, arXiv:2106.14881): residual blocks of two 3 x 3 convolutions over the 
 paper's, and what real checkpoints were trained with.
 
 The prior is autoregressive: where it predicts codes, a kernel sees only what stands before in raster order, as in
-PixelCNN (van den Oord et al. 2016); for the denoiser these masks fall together with the causal mask of attention.
+PixelCNN (van den Oord et al. 2016). The denoiser has no such masks, as its attention has no causal mask (`causal: true`
+keeps both).
 
 Letters: B batch, S positions of a picture in the decoder, D width, C channels inside a block.
 """
@@ -32,6 +33,9 @@ class StemBlock(nn.Module):
         super().__init__()
         self.widen = nn.Conv2d(width, channels, 3, padding=1)
         self.narrow = nn.Conv2d(channels, width, 3, padding=1)
+        for conv in (self.widen, self.narrow):
+            nn.init.normal_(conv.weight, std=(9 * conv.in_channels) ** -0.5)  # keeps the scale
+            nn.init.zeros_(conv.bias)
         self.register_buffer("before", torch.tensor(BEFORE), persistent=False)
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
@@ -50,7 +54,7 @@ class CodeStem(nn.Module):
         positions: S, a square.
         width: D.
         blocks: how many; C is D / 2.
-        scale: of the embeddings (their standard deviation), so that blocks speak as loudly as what they are added to.
+        scale: of the embeddings at the start (their standard deviation): blocks begin about as loud.
 
     Raises:
         ValueError: S is no square.
@@ -71,9 +75,12 @@ class CodeStem(nn.Module):
         Args:
             causal: (B,) bool, samples whose positions may see only those before them; None: none of them.
         """
-        if causal is not None and bool(causal.any()):
-            return torch.where(causal[:, None, None], self._blocks(x, causal=True), self._blocks(x, causal=False))
-        return self._blocks(x, causal=False)
+        if causal is None:
+            return self._blocks(x, causal=False)
+        order = torch.cat([causal.nonzero(), (~causal).nonzero()])[:, 0]
+        some, others = x[order].split([int(causal.sum()), int((~causal).sum())])
+        parts = [self._blocks(part, causal=c) for part, c in ((some, True), (others, False)) if len(part)]
+        return torch.cat(parts)[order.argsort()]
 
     def _blocks(self, x: Tensor, *, causal: bool) -> Tensor:
         grid = x.transpose(1, 2).unflatten(2, (self.side, self.side))

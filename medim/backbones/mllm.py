@@ -170,7 +170,8 @@ class MLLM(nn.Module):
     def hidden(self, ids: Tensor, t: Tensor | None) -> Tensor:
         """Last hidden states (B, L, D) of shared ids (B, L) at times t (B,); t None: the decoder without time."""
         extra: dict[str, Any] = {}
-        embeddings = self._embed(ids)
+        causal = torch.ones(len(ids), dtype=torch.bool, device=ids.device) if self.settings.causal else None
+        embeddings = self._embed(ids, causal)
         if self.embed_time is not None and t is not None:
             c = self.embed_time(t)
             if self.adaln is not None:

@@ -3,12 +3,16 @@
 The second half of what stands for a language model's pretraining, beside the coloured shapes of `drawings`. Not
 medical: what pictures of the world have and coloured shapes have not is faint things, thin things, and things that are
 not there though somebody might ask. Captions say where a mark is as the viewer sees it, whether it is sure ("there is",
-"there may be" for faint ones), and name marks that are absent ("no ring is seen").
+"there may be" for faint ones), and name marks that are absent ("no ring is seen"). These turns of speech are those of
+reports on purpose: a language model knows them, and one that does not would have to learn them from the pairs.
 
 A scene is a JSON-able dict:
     {"patient", "study", "words", "ground": {"tint", "light", "texture", "seed"},
-     "marks": [{"kind", "shade", "size", "height", "side", "faint", "x", "y", "r", "angle"}], "absent": [kind]}
-Lengths are fractions of the picture's side. At most one mark of a kind; `absent` are kinds that the caption denies.
+     "marks": [{"kind", "shade", "size", "height", "side", "faint", "x", "y", "r", "angle", "contrast"}],
+     "absent": [kind]}
+Lengths are fractions of the picture's side, contrast is in grey levels. Marks are bright on dark and dark on light
+grounds, so that none is cut off at black or white. At most one mark of a kind; `absent` are kinds that the caption
+denies.
 """
 
 from __future__ import annotations
@@ -29,9 +33,10 @@ from medim.pairs import Pair
 Map = NDArray[np.float32]
 
 TINTS = {"grey": (1, 1, 1), "pink": (1, 0.72, 0.82), "purple": (0.75, 0.62, 0.95), "blue": (0.7, 0.8, 1)}
-LIGHTS = {"dark": 60, "medium": 120, "light": 190}  # grey levels of the ground
+LIGHTS = {"dark": 60, "medium": 125, "light": 190}  # grey levels of the ground
 TEXTURES = ("plain", "cloudy", "dotted", "striped")
 SHADES = {"bright": 1, "dark": -1}
+ON = {"dark": ("bright",), "medium": ("bright", "bright", "dark"), "light": ("dark",)}  # ground -> shades of marks
 SIZES = {"small": (0.05, 0.07), "medium": (0.09, 0.11), "large": (0.14, 0.17)}  # radii: ranges do not overlap
 KINDS = ("spot", "line", "curve", "patch", "bar", "wedge", "box", "ring", "cluster", "gap")
 HEIGHTS = {"upper": (0.16, 0.32), "mid": (0.42, 0.58), "lower": (0.68, 0.84)}
@@ -166,10 +171,10 @@ class Marks:
         rng = random.Random(f"marks {seed} {patient}")
         kinds = rng.sample(KINDS, rng.choice((0, 1, 2, 2, 3, 3, 4)))
         places = rng.sample([(h, s) for h in HEIGHTS for s in SIDES], len(kinds))
-        marks = [_mark(rng, kind, *place) for kind, place in zip(kinds, places, strict=True)]
+        tint, light = rng.choice(("grey", "grey", "grey", *TINTS)), rng.choice(list(LIGHTS))
+        ground = {"tint": tint, "light": light, "texture": rng.choice(TEXTURES)}
+        marks = [_mark(rng, kind, rng.choice(ON[light]), *at) for kind, at in zip(kinds, places, strict=True)]
         free = [kind for kind in KINDS if kind not in kinds]
-        tint = rng.choice(("grey", "grey", "grey", *TINTS))
-        ground = {"tint": tint, "light": rng.choice(list(LIGHTS)), "texture": rng.choice(TEXTURES)}
         return [
             {
                 "patient": patient, "study": 0, "words": rng.getrandbits(31),
@@ -213,13 +218,12 @@ class Marks:
         return patient_pairs(self, seed, patient, size)
 
 
-def _mark(rng: random.Random, kind: str, height: str, side: str) -> dict[str, Any]:
+def _mark(rng: random.Random, kind: str, shade: str, height: str, side: str) -> dict[str, Any]:
     size, faint = rng.choice(list(SIZES)), rng.random() < 0.3
     numbers = {
         "x": rng.uniform(*SIDES[side]), "y": rng.uniform(*HEIGHTS[height]), "r": rng.uniform(*SIZES[size]),
         "angle": rng.uniform(-math.pi / 2, math.pi / 2), "contrast": rng.uniform(*CONTRAST[faint]),
     }  # fmt: skip
-    shade = "dark" if kind == "gap" or rng.random() < 0.35 else "bright"
     return {
         "kind": kind, "shade": shade, "size": size, "height": height, "side": side, "faint": faint,
         **{name: round(value, 4) for name, value in numbers.items()},

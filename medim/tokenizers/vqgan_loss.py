@@ -52,20 +52,22 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 SSIM_WINDOW = 7  # pixels a side
-SSIM_C1, SSIM_C2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # of pictures in [-1, 1], whose range is 2
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # of pictures in [0, 1]
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity of images (B, 3, S, S) in [-1, 1], S >= 7: scalar, at most 1, which is for equal ones.
 
-    Wang et al. 2004, Eq. 13, with a uniform window. As a loss beside L1 (Zhao et al. 2017, arXiv:1511.08861) it stands
-    in for LPIPS where no weights are at hand: it compares contrasts of a window with those of the same window, so that
-    a thin line in a calm place costs what a large structure does, and L1 alone leaves the line out.
+    Wang et al. 2004, Eq. 13, with a uniform window, of the intensities in [0, 1]. As a loss beside L1 (Zhao et al.
+    2017, arXiv:1511.08861) it stands in for LPIPS where no weights are at hand: it compares contrasts of a window with those
+    of the same window, so that a thin line in a calm place costs what a large structure does, and L1 alone leaves the
+    line out.
     """
 
     def mean(x: Tensor) -> Tensor:
         return F.avg_pool2d(x, SSIM_WINDOW, stride=1)
 
+    a, b = (a + 1) / 2, (b + 1) / 2
     mean_a, mean_b = mean(a), mean(b)
     var_a, var_b, cov = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2, mean(a * b) - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + SSIM_C1) / (mean_a**2 + mean_b**2 + SSIM_C1)

@@ -8,7 +8,13 @@ import pytest
 import tiny_medim as tiny
 import torch
 
-from medim.backbone_pretraining import CausalDecoder, PretrainingSettings, pretrain_backbone
+from medim.backbone_pretraining import (
+    CausalDecoder,
+    PretrainingSettings,
+    PretrainingTrainee,
+    pretrain_backbone,
+    validation_nats,
+)
 from medim.medim_training import build_medim
 from medim.pretrained import Start, is_own
 from medim.tokenizers.text import TextTokenizer
@@ -72,6 +78,43 @@ def test_the_loss_is_next_token_cross_entropy(caption_first, positions):
         text, image = model.nats(batch, torch.tensor([caption_first]))
     assert float(text) == pytest.approx(sum(nats["text"]) / len(nats["text"]), rel=1e-4)
     assert float(image) == pytest.approx(sum(nats["image"]) / len(nats["image"]), rel=1e-4)
+
+
+@pytest.mark.parametrize("first", [[False, False], [True, False]])
+def test_with_a_stem_only_codes_behind_their_caption_are_learned(first):
+    torch.manual_seed(0)
+    model = CausalDecoder(tiny.tokenizer(), tiny.CODES, tiny.LAYOUT, replace(tiny.BACKBONE, code_stem=1))
+    batch, caption_first = tiny.tokens().batch(range(2)), torch.tensor(first)
+    learned = model.learned(batch, caption_first)
+    assert learned[:, tiny.LAYOUT.image].all(1).tolist() == first == learned[:, tiny.LAYOUT.image].any(1).tolist()
+    assert torch.equal(
+        learned[:, tiny.LAYOUT.text], causal_decoder().learned(batch, caption_first)[:, tiny.LAYOUT.text]
+    )
+    text, image = model.nats(batch, caption_first)
+    assert float(text) > 0 and (float(image) > 0) == any(first)
+    named = validation_nats(model, {"a": tiny.tokens()}, 4, 2)
+    assert set(named) == {"a/picture_first/text", "a/caption_first/text", "a/caption_first/image"}
+    _, logs = PretrainingTrainee(model, replace(SETTINGS, caption_first=float(any(first)))).loss(
+        "backbone", batch, 0, torch.Generator().manual_seed(0)
+    )
+    assert ("image" in logs) == any(first)
+
+
+def test_codes_that_would_never_be_learned_are_refused():
+    with pytest.raises(ValueError, match="caption_first is 0"):
+        replace(SETTINGS, backbone=replace(tiny.BACKBONE, code_stem=1), caption_first=0.0)
+
+
+@pytest.mark.parametrize("change", [{"code_stem": 1}, {"code_patch": 3}])
+def test_a_prior_of_another_backbone_is_refused(tmp_path, change):
+    prior = pretrain(tmp_path)
+    data = tiny.data(tmp_path / "tokens")
+    with pytest.raises(ValueError, match="does not fit the backbone"):
+        build_medim(data, tiny.settings(replace(tiny.BACKBONE, **change)), 5, Start(prior, None, None, None))
+    other = CausalDecoder(tiny.tokenizer(), tiny.CODES, tiny.LAYOUT, replace(tiny.BACKBONE, **change))
+    other.save(tmp_path / "other")
+    with pytest.raises(ValueError, match="does not fit the backbone"):
+        build_medim(data, tiny.settings(), 5, Start(tmp_path / "other", None, None, None))
 
 
 def test_every_weight_carries_over(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +13,7 @@ from medim.generation import sample_seed
 from medim.metrics.image_quality import QualitySettings
 from medim.metrics.java import Meteor
 from medim.pairs import Pair, encode_png
-from medim.side_answers import SIDE_SCHEMA, SideScore, read_sides, score_sides
+from medim.side_answers import SIDE_SCHEMA, SideScore, read_sides, says_sides, score_sides
 from medim.systems import ReportLikelihood
 
 PICTURE = encode_png(np.zeros((4, 4, 3), np.uint8))
@@ -61,6 +63,22 @@ def test_a_pair_whose_report_names_no_side_is_not_asked(tmp_path):
     rows = scored(tmp_path, system)
     assert [row["s_true"] is None for row in rows] == [False, True, False, True, False]
     assert not [text for text in system.texts if "clear lungs" in text]
+
+
+@pytest.mark.parametrize(
+    ("findings", "asked"),
+    [
+        ({"left nodule": "present", "right nodule": "present"}, False),
+        ({"left nodule": "present", "right nodule": "uncertain"}, True),
+        ({"left nodule": "present", "edema": "present"}, True),
+        ({"edema": "present"}, False),
+    ],
+)
+def test_of_a_drawn_pair_the_findings_say_whether_sides_matter(findings, asked):
+    """The same on both sides stays true, in whatever order the report speaks of them."""
+    report = "Left nodule. Right nodule."
+    pair = Pair("d-0", "s", "p", "d", "", PICTURE, "x-ray", report, findings=json.dumps(findings))
+    assert says_sides(pair) == asked
 
 
 def test_a_killed_run_scores_only_what_is_left(tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from test_code_patch import LAYOUT, VOCAB, sequence
-from test_mllm import SETTINGS, build
+from test_mllm import SETTINGS
 from torch.nn.functional import conv2d, silu
 
 from medim.backbones.code_stem import CodeStem
@@ -56,24 +56,37 @@ def test_causal_positions_know_only_what_stands_before(blocks):
 
 
 def test_the_decoder_reads_what_the_stem_makes():
+    """A stem that adds nothing is no stem."""
     model, x, t = with_stem(), sequence(1), torch.rand(1)
-    plain = model.hidden(x, t)
+    seen = model.hidden(x, t)
     with torch.no_grad():
         for block in model.stem.blocks:
             block.narrow.weight.zero_()
             block.narrow.bias.zero_()
-    assert not torch.equal(model.hidden(x, t), plain)
-    reference = build()
-    assert reference.stem is None
-    model.stem = None
-    assert torch.equal(model.hidden(x, t), with_stem_removed(model).hidden(x, t))
+    silent = model.hidden(x, t)
+    assert not torch.equal(silent, seen)
+    without = MLLM(VOCAB, LAYOUT, replace(SETTINGS, code_stem=0))
+    without.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("stem.")})
+    assert without.stem is None and torch.equal(without.hidden(x, t), silent)
 
 
-def with_stem_removed(model: MLLM) -> MLLM:
-    """The same weights in a backbone that never had a stem."""
-    other = MLLM(VOCAB, LAYOUT, replace(SETTINGS, code_stem=0))
-    other.load_state_dict(model.state_dict())
-    return other
+def test_with_the_causal_mask_the_stem_is_causal_too():
+    model, x, t = with_stem(causal=True), sequence(1), torch.rand(1)
+    before = model.hidden(x, t)
+    for place in (LAYOUT.image.start + 5, LAYOUT.image.stop - 1):
+        other = x.clone()
+        other[0, place] = VOCAB.mask_id
+        changed = (model.hidden(other, t) != before).any(-1)[0]
+        assert not changed[:place].any() and changed[place:].any()
+
+
+def test_scale_is_kept():
+    """A block adds as much as it is given: two convolutions that keep the scale, silu between."""
+    torch.manual_seed(0)
+    wide = CodeStem(64, 128, 1, 1.0)
+    x = torch.randn(20, 64, 128)
+    added = (wide(x) - x).unflatten(1, (8, 8))[:, 2:-2, 2:-2]
+    assert 0.5 < float(added.detach().std()) < 1.1
 
 
 @pytest.mark.parametrize("patch", [1, 2])

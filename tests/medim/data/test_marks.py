@@ -74,6 +74,15 @@ def test_a_faint_mark_is_fainter_than_a_sure_one_and_is_spoken_of_as_uncertain()
     assert max(contrasts[True]) < min(contrasts[False])
 
 
+@pytest.mark.parametrize("light", ["dark", "medium", "light"])
+def test_nothing_is_cut_off_at_black_or_white(light):
+    some = [scene for scene in scenes(1500) if scene["ground"]["light"] == light][:150]
+    values = np.stack(
+        [DOMAIN.render({**scene, "ground": {**scene["ground"], "tint": "grey"}}, 48).image for scene in some]
+    )
+    assert (values == 0).mean() < 1e-3 and (values == 255).mean() < 1e-3
+
+
 def test_captions_are_the_grammar_s_and_say_all():
     for scene in scenes(200):
         sentences = split_sentences(DOMAIN.report(scene))
