@@ -59,9 +59,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity of images (B, 3, S, S) in [-1, 1], S >= 7: scalar, at most 1, which is for equal ones.
 
     Wang et al. 2004, Eq. 13, with a uniform window, of the intensities in [0, 1]. As a loss beside L1 (Zhao et al.
-    2017, arXiv:1511.08861) it stands in for LPIPS where no weights are at hand: it compares contrasts of a window with those
-    of the same window, so that a thin line in a calm place costs what a large structure does, and L1 alone leaves the
-    line out.
+    2017, arXiv:1511.08861) it stands in for LPIPS where no weights are at hand: it compares the contrasts of a window
+    with those of the same window, so that a thin line in a calm place costs what a large structure does, and L1 alone
+    leaves the line out.
     """
 
     def mean(x: Tensor) -> Tensor:
