@@ -133,6 +133,19 @@ def test_it_is_a_system(tmp_path):
         system.generate("draw", "a", pairs, [1, 2])
 
 
+def test_a_task_may_have_a_sampler_of_its_own(tmp_path):
+    data = tiny.data(tmp_path / "tokens")
+    build_medim(data, tiny.settings(), 0, None).save(tmp_path / "medim")
+    save_vqgan(tiny.vqgan(), tmp_path / "vqgan")
+    system = load_system(
+        tmp_path / "medim", vqgan=tmp_path / "vqgan", sampler=tiny.SAMPLER, device=torch.device("cpu"),
+        sampler_of={"joint": replace(tiny.SAMPLER, text_steps=7)},
+    )  # fmt: skip
+    pair = Pair("p", "s", "x", "a", "drawn", encode_png(np.zeros((24, 24, 3), np.uint8)), "histology", "no mitoses.")
+    passes = {task: system.generate(task, "a", [pair], [1])[0].evaluations for task in TASKS}
+    assert passes == {"report_to_image": 3, "image_to_report": 4, "joint": 7}
+
+
 def test_it_says_how_probable_a_report_is():
     """The oracle is certain of one text: log p 0, and every other word costs 100 nats."""
     questions, images = asked(), np.zeros((2, 24, 24, 3), np.uint8)
