@@ -7,7 +7,8 @@ that everything but AdaLN and time carries over; attention is causal and time is
     picture to caption   BOI | picture | EOI | caption
     caption to picture   caption | BOI | picture | EOI
 
-With a `code_stem` (backbones/code_stem.py) a picture that stands first is seen whole, so only its caption is learned.
+With a `code_stem` (backbones/code_stem.py) a picture that stands first is seen whole, by the stem and by attention both
+ways within it, so only its caption is learned.
 
 Letters: B batch, L positions, T caption tokens, n codes of a picture.
 """

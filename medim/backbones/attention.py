@@ -29,14 +29,16 @@ def attend(
         and computes_in_bf16(query)
         and query.shape[2] <= SHORT
         and query.shape[1] == key.shape[1]
-        and attention_mask is None
+        and (attention_mask is None or attention_mask.dtype == torch.bool)
         and not kwargs.get("dropout")
     )
     if not plain:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     query, key, value = query.bfloat16(), key.bfloat16(), value.bfloat16()
     scores = (query * kwargs["scaling"]) @ key.transpose(-1, -2)  # (B, H, L, L)
-    if causal:
+    if attention_mask is not None:  # True: attends
+        scores = scores.masked_fill(~attention_mask, -torch.inf)
+    elif causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(later, -torch.inf)
     weights = torch.softmax(scores, dim=-1, dtype=torch.bfloat16)

@@ -35,7 +35,8 @@ class StemBlock(nn.Module):
         self.narrow = nn.Conv2d(channels, width, 3, padding=1)
         for conv in (self.widen, self.narrow):
             nn.init.normal_(conv.weight, std=(9 * conv.in_channels) ** -0.5)  # keeps the scale
-            nn.init.zeros_(conv.bias)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
         self.register_buffer("before", torch.tensor(BEFORE), persistent=False)
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:

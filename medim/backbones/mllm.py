@@ -185,7 +185,8 @@ class MLLM(nn.Module):
 
         Entry i of the result (B, L, D) is the last hidden state at the decoder's position before that of token i, so it
         depends on the tokens before (codes of one patch are predicted together); it is 0 where nothing comes before.
-        With a `code_stem` a picture that stands first is seen whole: its own codes' entries know what they should not.
+        With a `code_stem` a picture that stands first is seen whole, by the stem and by attention within the picture
+        (as in PaliGemma and Gemma 3): its own codes' entries know what they should not.
 
         Args:
             ids: (B, L) shared ids in the layout's order.
@@ -198,9 +199,18 @@ class MLLM(nn.Module):
         extra: dict[str, Any] = {}
         if self.settings.positions == "grid":
             extra["position_ids"] = position_ids(self.short, report_first)
+        if self.stem is not None:
+            extra["attention_mask"] = self._prefix_mask(report_first)
         hidden = self.decoder(inputs_embeds=embeddings, use_cache=False, is_causal=True, **extra).last_hidden_state
         previous = torch.cat([torch.zeros_like(hidden[:, :1]), hidden[:, :-1]], dim=1)
         return self._lengthen(_take(previous, order.argsort(dim=1)))
+
+    def _prefix_mask(self, report_first: Tensor) -> Tensor:
+        """(B, 1, S, S) bool, query and key in the order that is read: causal, but for a picture that stands first."""
+        place = torch.arange(self.short.length, device=report_first.device)
+        in_picture = (place >= self.short.image.start) & (place < self.short.image.stop)
+        within = in_picture[:, None] & in_picture
+        return ((place[:, None] >= place) | (within & ~report_first[:, None, None]))[:, None]
 
     def _embed(self, ids: Tensor, causal: Tensor | None = None) -> Tensor:
         """(B, L) -> (B, S, D); `causal` (B,): see `CodeStem`."""

@@ -169,13 +169,15 @@ class Marks:
         """
         if not 32 <= size <= 512:
             raise ValueError(f"marks have 32 to 512 pixels, got {size}: change `size` of the dataset in params.yaml")
-        axis = (np.arange(size, dtype=np.float32) + 0.5) / size
+        axis: Map = ((np.arange(size) + 0.5) / size).astype(np.float32)
         x, y = np.broadcast_to(axis, (size, size)), np.broadcast_to(axis[:, None], (size, size))
         level = _ground(scene["ground"], size)
         for mark in scene["marks"]:
-            level = level + SHADES[mark["shade"]] * np.float32(mark["contrast"]) * _cover(mark, x, y, 1 / size)
+            level = level + np.float32(SHADES[mark["shade"]] * mark["contrast"]) * _cover(mark, x, y, 1 / size)
         if noise:
-            level = level + np.random.default_rng(scene["ground"]["seed"] + 1).normal(0, 3, level.shape)
+            level = level + np.random.default_rng(scene["ground"]["seed"] + 1).normal(0, 3, level.shape).astype(
+                np.float32
+            )
         image = level[..., None] * np.asarray(TINTS[scene["ground"]["tint"]], np.float32)
         return Rendered(np.clip(image, 0, 255).astype(np.uint8), {})
 

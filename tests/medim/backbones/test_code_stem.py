@@ -52,7 +52,7 @@ def test_causal_positions_know_only_what_stands_before(blocks):
         assert not changed[0, :place].any() and changed[0, place]
         if place:
             assert changed[1, place - 1] or place % SIDE == 0
-    assert torch.equal(model(x)[1], before[1])
+    torch.testing.assert_close(model(x)[1], before[1])
 
 
 def test_the_decoder_reads_what_the_stem_makes():
@@ -68,6 +68,29 @@ def test_the_decoder_reads_what_the_stem_makes():
     without = MLLM(VOCAB, LAYOUT, replace(SETTINGS, code_stem=0))
     without.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("stem.")})
     assert without.stem is None and torch.equal(without.hidden(x, t), silent)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_attention_in_a_picture_that_stands_first_goes_both_ways(precision):
+    """With a stem that adds nothing, so that attention is all there is."""
+    model, x = with_stem(), sequence(2)
+    with torch.no_grad():
+        for block in model.stem.blocks:
+            block.narrow.weight.zero_()
+            block.narrow.bias.zero_()
+    first, other = torch.tensor([True, False]), x.clone()
+    last, text = LAYOUT.image.stop - 1, LAYOUT.text.start
+    other[:, last] = VOCAB.mask_id
+    with torch.autocast("cpu", precision, enabled=precision is torch.bfloat16):
+        changed = (model.before(other, first) != model.before(x, first)).any(-1)
+    codes = changed[:, LAYOUT.image]
+    assert not codes[0].any()
+    assert not codes[1, 0] and codes[1, 1:].all()  # the first code's entry is BOI, which sees nothing behind it
+    assert changed[1, text + 1 :].all() and not changed[0, LAYOUT.text].any()
+    other = x.clone()
+    other[:, text + 3] = (other[:, text + 3] + 1) % VOCAB.n_text
+    changed = (model.before(other, first) != model.before(x, first)).any(-1)
+    assert not changed[1, : text + 4].any() and changed[1, text + 4 :].all()  # captions stay causal
 
 
 def test_with_the_causal_mask_the_stem_is_causal_too():
