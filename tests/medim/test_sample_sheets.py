@@ -99,7 +99,7 @@ def test_the_heading_says_domain_task_system_and_how_much_agrees():
     assert heading[0] == [("phantom_cxr · report to image · MeDiM", BLACK)]
     text = " ".join(words for line in heading for words, _ in line)
     assert "Shown: 3 of 7 samples" in text and "2 of 3 findings agree" in text
-    assert "2 of 3 pairs show no difference (1 of these name no finding" in text
+    assert "2 of 3 samples show no difference (1 of these name no finding" in text
     assert heading[-1] == [
         ("✓ said and seen: 2", GREEN), ("✗ said, not seen: 1", RED), ("○ seen, not said: 0", BLUE),
         ("≈ said and seen, one of them as uncertain: 0", AMBER),
