@@ -52,7 +52,7 @@ class SideSettings:
 
 @dataclass(frozen=True)
 class SideScore:
-    """One pair's scores in nats, both None where its report names no side."""
+    """One pair's scores in nats, both None where exchanging sides changes nothing that the report says."""
 
     row: str
     dataset: str

@@ -11,16 +11,15 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medim.data.domain import Finding, Grammar, Rendered
-from medim.data.scene import patient_pairs
-from medim.pairs import Pair
+from medim.data.domain import Grammar, Rendered
+from medim.data.scene import Captioned
 
 Map = NDArray[np.floating[Any]]
 
@@ -181,11 +180,11 @@ def _paint(image: Map, shape: Mapping[str, Any]) -> None:
     view += cover * (np.asarray(COLOURS[shape["colour"]], np.float32) - view)
 
 
-class Drawings:
+class Drawings(Captioned):
     """The domain `drawings` (see `medim.data.domain.Domain`): no findings, no masks."""
 
     name = "drawings"
-    findings: tuple[Finding, ...] = ()
+    kind = "drawing"
 
     def __init__(self) -> None:
         self._words = DrawingGrammar()
@@ -225,18 +224,6 @@ class Drawings:
     def report(self, scene: Mapping[str, Any]) -> str:
         """10-35 words: every shape, in its relation to another."""
         return self._words.write(scene)
-
-    def prompt(self, scene: Mapping[str, Any]) -> str:
-        """'drawing'."""
-        return "drawing"
-
-    def truth(self, scene: Mapping[str, Any]) -> dict[str, str]:
-        """{}: drawings have no findings."""
-        return {}
-
-    def pairs(self, seed: int, patient: int, size: int) -> Iterator[Pair]:
-        """The drawing as a pair; one "patient" is one drawing."""
-        return patient_pairs(self, seed, patient, size)
 
 
 def _place(rng: random.Random, look: tuple[str, str], quarter: int) -> dict[str, Any]:

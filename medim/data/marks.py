@@ -19,15 +19,14 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medim.data.domain import Finding, Grammar, Rendered
-from medim.data.scene import patient_pairs
-from medim.pairs import Pair
+from medim.data.domain import Grammar, Rendered
+from medim.data.scene import Captioned
 
 Map = NDArray[np.float32]
 
@@ -141,11 +140,11 @@ def _ground(ground: Mapping[str, Any], size: int) -> Map:
     return level
 
 
-class Marks:
+class Marks(Captioned):
     """The domain `marks` (see `medim.data.domain.Domain`): no findings, no masks."""
 
     name = "marks"
-    findings: tuple[Finding, ...] = ()
+    kind = "photograph"
 
     def __init__(self) -> None:
         self._words = MarkGrammar()
@@ -175,27 +174,14 @@ class Marks:
         for mark in scene["marks"]:
             level = level + np.float32(SHADES[mark["shade"]] * mark["contrast"]) * _cover(mark, x, y, 1 / size)
         if noise:
-            level = level + np.random.default_rng(scene["ground"]["seed"] + 1).normal(0, 3, level.shape).astype(
-                np.float32
-            )
+            grain = np.random.default_rng(scene["ground"]["seed"] + 1).normal(0, 3, level.shape)
+            level = level + grain.astype(np.float32)
         image = level[..., None] * np.asarray(TINTS[scene["ground"]["tint"]], np.float32)
         return Rendered(np.clip(image, 0, 255).astype(np.uint8), {})
 
     def report(self, scene: Mapping[str, Any]) -> str:
         """Every kind: its mark with size, shade and place, or that there is none."""
         return self._words.write(scene)
-
-    def prompt(self, scene: Mapping[str, Any]) -> str:
-        """'photograph'."""
-        return "photograph"
-
-    def truth(self, scene: Mapping[str, Any]) -> dict[str, str]:
-        """{}: marks are no findings."""
-        return {}
-
-    def pairs(self, seed: int, patient: int, size: int) -> Iterator[Pair]:
-        """The picture as a pair; one "patient" is one picture."""
-        return patient_pairs(self, seed, patient, size)
 
 
 def _mark(rng: random.Random, kind: str, shade: str, height: str, side: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from medim.data.domain import Domain
+from medim.data.domain import Domain, Finding, Grammar
 from medim.pairs import Pair, encode_masks, encode_png
 
 Scene = Mapping[str, Any]
@@ -33,6 +33,27 @@ def with_state(scene: Scene, label: str, state: str, labels: Sequence[str], stre
     if state != "absent":
         findings[label] = {"state": state, "strength": round(sum(strengths[state]) / 2, 3)}
     return {**scene, "findings": findings}
+
+
+class Captioned:
+    """What drawn pictures without findings share (`drawings`, `marks`): the rest of `medim.data.domain.Domain`."""
+
+    name: str
+    kind: str  # the prompt
+    findings: tuple[Finding, ...] = ()
+    grammar: Grammar
+
+    def prompt(self, scene: Scene) -> str:
+        """The same word for all."""
+        return self.kind
+
+    def truth(self, scene: Scene) -> dict[str, str]:
+        """{}: there are no findings."""
+        return {}
+
+    def pairs(self: Domain, seed: int, patient: int, size: int) -> Iterator[Pair]:
+        """The picture as a pair; one "patient" is one picture."""
+        return patient_pairs(self, seed, patient, size)
 
 
 def patient_pairs(domain: Domain, seed: int, patient: int, size: int) -> Iterator[Pair]:

@@ -51,7 +51,7 @@ def auroc(true: Sequence[float], exchanged: Sequence[float], seed: int, resample
 def side_scores(
     true: Sequence[float], exchanged: Sequence[float], asked: int, seed: int, resamples: int
 ) -> dict[str, Estimate]:
-    """What the scores of N pairs say; n = N, the pairs whose report names a side.
+    """What the scores of N pairs say; n = N, the pairs whose report says something else when exchanged.
 
     Args:
         true: scores of the true reports, larger for what fits the picture better.
