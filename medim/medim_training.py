@@ -93,21 +93,59 @@ class TokenData:
 
 
 @dataclass(frozen=True)
+class Opening:
+    """What the first steps are asked instead: to answer from the condition alone.
+
+    Where every word is masked a report can only be told from its picture, so a network learns to look after some ten
+    thousand samples; at uniform times, where the words that are left tell most, it takes ten times as many
+    (docs/study.md). What it has learned to see it keeps. Not in the paper, whose decoder has seen pictures before.
+    """
+
+    steps: int  # the first ones of the training; 0: none
+    states: Mapping[str, float]  # as in LossSettings, like the next two
+    all_masked: Mapping[str, float]
+    length_known: float
+
+    def loss(self, settings: LossSettings, step: int) -> LossSettings:
+        """The objective of a step, counted from 0.
+
+        Raises:
+            ValueError: see `LossSettings`.
+        """
+        if step >= self.steps:
+            return settings
+        return replace(settings, states=self.states, all_masked=self.all_masked, length_known=self.length_known)
+
+    def check(self, steps: int) -> None:
+        """Hold it to a training of so many steps.
+
+        Raises:
+            ValueError: it would last to the end, or its steps are negative.
+        """
+        if self.steps and not 0 < self.steps < steps:
+            raise ValueError(
+                f"settings.opening.steps must lie between 0 (none) and optim.steps, {steps}, got {self.steps}"
+            )
+
+
+@dataclass(frozen=True)
 class MeDiMSettings:
     """The model and its objective; the values stand in params.yaml."""
 
     backbone: BackboneSettings
     noise: str  # noise schedule, see medim.diffusion.schedule
+    opening: Opening
     loss: LossSettings
     val_pairs: int  # validation pairs per dataset
 
     def __post_init__(self) -> None:
-        """Check the name of the noise schedule.
+        """Check the name of the noise schedule and the opening.
 
         Raises:
-            ValueError: see `get_schedule`.
+            ValueError: see `get_schedule` and `LossSettings`.
         """
         get_schedule(self.noise)
+        replace(self.opening, steps=1).loss(self.loss, 0)
 
 
 def read_tokens(path: Path, limit: int | None = None) -> Tokens:
@@ -168,7 +206,7 @@ def balanced_batches(data: Mapping[str, Tokens], optim: Optimisation, seed: int)
 class MeDiMTrainee:
     """MeDiM as `fit` sees it: one player."""
 
-    def __init__(self, model: MeDiM, settings: LossSettings) -> None:
+    def __init__(self, model: MeDiM, settings: MeDiMSettings) -> None:
         self.model, self.settings = model, settings
 
     def players(self) -> dict[str, nn.Module]:
@@ -176,10 +214,10 @@ class MeDiMTrainee:
         return {"medim": self.model}
 
     def loss(
-        self, _player: str, batch: TokenBatch, _step: int, generator: torch.Generator
+        self, _player: str, batch: TokenBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Trainee`; logs nats per token of each modality."""
-        result = self.model.loss(batch, self.settings, generator)
+        result = self.model.loss(batch, self.settings.opening.loss(self.settings.loss, step), generator)
         return result.loss, result.logs()
 
 
@@ -220,7 +258,7 @@ def _with_condition(tokens: Tokens, task: str, rows: NDArray[np.int64], others: 
 def _nats(model: MeDiM, batches: Sequence[TokenBatch], settings: LossSettings, state: str) -> float:
     loss = replace(
         settings, states={state: 1.0}, prompt_keep=0.0, length_known=0.0, condition_dropout=0.0, weighting="nelbo",
-        complementary=False,
+        all_masked={}, complementary=False,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
     return nats_per_token([model.loss(batch, loss, generator) for batch in batches])
@@ -274,7 +312,7 @@ def train_medim(
         return validation_nelbo(module, data.val, settings, chunk)
 
     result = fit(
-        MeDiMTrainee(model, settings.loss), balanced_batches(data.train, optim, seed), optim, seed=seed, work=work,
+        MeDiMTrainee(model, settings), balanced_batches(data.train, optim, seed), optim, seed=seed, work=work,
         name="train_medim", on_log=on_log, validate=validate if data.val else None,
     )  # fmt: skip
     assert isinstance(result.averaged, MeDiM)

@@ -23,7 +23,15 @@ from medim.diffusion.absorbing import Nelbo, Noisy, cap_weight, complement, corr
 from medim.diffusion.denoise import ModalityLogits
 from medim.diffusion.schedule import get_schedule
 from medim.diffusion.space import TokenSpace
-from medim.diffusion.states import StateMaps, assign_states, check_fractions, check_probabilities, state_maps
+from medim.diffusion.states import (
+    StateMaps,
+    all_masked_times,
+    assign_states,
+    check_all_masked,
+    check_fractions,
+    check_probabilities,
+    state_maps,
+)  # fmt: skip
 from medim.tokenizers.text import TextTokenizer
 from medim.vocab import SequenceLayout, SharedVocab
 
@@ -53,6 +61,7 @@ class LossSettings:
     prompt_keep: float  # probability that the prompt stays clean where the report is noisy
     length_known: float  # probability that every EOS stays clean where the report is noisy
     condition_dropout: float  # probability that a condition is hidden; what guidance subtracts
+    all_masked: Mapping[str, float]  # state -> share of its samples of which nothing is known but the condition
     sampling_eps: float  # smallest time
     weighting: str  # nelbo | min_cap | softmin_cap
     cap: float  # largest weight of a token, see absorbing.cap_weight
@@ -67,6 +76,7 @@ class LossSettings:
             ValueError: names the parameter, its value and what is possible.
         """
         check_fractions(self.states)
+        check_all_masked(self.all_masked)
         check_probabilities(
             prompt_keep=self.prompt_keep, length_known=self.length_known, condition_dropout=self.condition_dropout,
             sampling_eps=self.sampling_eps,
@@ -139,12 +149,13 @@ class MeDiM(nn.Module):
         self, x0: Tensor, maps: StateMaps, settings: LossSettings, generator: torch.Generator,
         part: tuple[int, int] = (0, 1),
     ) -> Noisy:  # fmt: skip
-        """Mask a batch at stratified times; twice the batch where masks are complementary.
+        """Mask a batch at stratified times, or all of it; twice the batch where masks are complementary.
 
         With complementary masks a sample's two copies mask every token once between them, so neither copy alone is made
         to have one.
         """
         t = sample_t(len(x0), settings.sampling_eps, generator, part)
+        t = all_masked_times(t, maps.state, settings.all_masked, generator)
         first = corrupt(
             x0, maps.maskable, maps.hidden, t, self.schedule, self.vocab.mask_id, generator,
             at_least_one=not settings.complementary,

@@ -35,6 +35,10 @@ class Section:
     optim: Optimisation
     changes: Mapping[str, Mapping[str, Any]]
 
+    def __post_init__(self) -> None:
+        """See `Opening.check`."""
+        self.settings.opening.check(self.optim.steps)
+
 
 def start(params: Section, backbone: Path) -> Start | None:
     """Where the decoder's weights come from: nowhere, a real checkpoint, or our own prior."""

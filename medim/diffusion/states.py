@@ -43,6 +43,18 @@ def check_fractions(fractions: Mapping[str, float]) -> list[float]:
     return shares
 
 
+def check_all_masked(shares: Mapping[str, float]) -> None:
+    """Hold the shares of `all_masked_times` to known states and to [0, 1].
+
+    Raises:
+        ValueError: unknown state, or a share outside.
+    """
+    unknown = sorted(set(shares) - set(STATES))
+    if unknown:
+        raise ValueError(f"all_masked: no training states {unknown}: params.yaml may name {', '.join(STATES)}")
+    check_probabilities(**{f"all_masked.{name}": share for name, share in shares.items()})
+
+
 def check_probabilities(**values: float) -> None:
     """Hold each to [0, 1].
 
@@ -70,6 +82,27 @@ def assign_states(fractions: Mapping[str, float], num: int, generator: torch.Gen
     points = (torch.arange(num) + torch.rand((), generator=generator, dtype=torch.float64)) / max(1, num)
     ordered = torch.searchsorted((edges * 1e9).round() / 1e9, points, right=True).clamp(max=len(STATES) - 1)
     return ordered[torch.randperm(num, generator=generator)]
+
+
+def all_masked_times(t: Tensor, state: Tensor, shares: Mapping[str, float], generator: torch.Generator) -> Tensor:
+    """Times (B,) of which some are 1, where nothing of the answer is known.
+
+    There only the condition can help: at smaller times a token's neighbours have told most of what the condition would,
+    and little is left to learn it from. The official training draws times uniformly; MaskGIT's (Chang et al. 2022)
+    draws large ones more often, and time 1 itself is what generation asks first. Where shares are not 0, the trained
+    mean of `weighting: nelbo` is no longer a bound; validation has none.
+
+    Args:
+        t: (B,) see `absorbing.sample_t`.
+        state: (B,) index into STATES.
+        shares: probability of time 1 per name of STATES; those not named keep their times.
+        generator: on the CPU; read only where a share is not 0.
+    """
+    if not any(shares.values()):
+        return t
+    chance = torch.tensor([float(shares.get(name, 0.0)) for name in STATES], dtype=torch.float64)[state.cpu()]
+    ones = torch.rand(len(t), generator=generator, dtype=torch.float64) < chance
+    return torch.where(ones, 1.0, t)
 
 
 def state_maps(

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from medim.medim_training import (
     TASK_STATES,
+    MeDiMTrainee,
     TokenData,
     balanced_batches,
     balanced_rows,
@@ -76,6 +77,47 @@ def test_it_learns(tmp_path):
     )  # fmt: skip
     after = validation_nelbo(load_medim(tmp_path / "out"), data.train, tiny.settings(), 4)
     assert after["b/image_to_report"] < 0.6 * before["b/image_to_report"]
+
+
+def test_the_opening_asks_for_the_answer_from_the_condition_alone(tmp_path):
+    """Its steps cost what every word costs at once; the steps after it have the objective of the rest."""
+    data = tiny.data(tmp_path / "tokens")
+    settings = replace(tiny.settings(), opening=replace(tiny.OPENING, steps=2))
+    trainee = MeDiMTrainee(build_medim(data, settings, 7, None), settings)
+    batch = data.train["a"].batch(np.arange(2))
+
+    def loss(step, objective):
+        got, _ = trainee.loss("medim", batch, step, torch.Generator().manual_seed(0))
+        wanted = trainee.model.loss(batch, objective, torch.Generator().manual_seed(0)).loss
+        return float(got.detach()), float(wanted.detach())
+
+    opening = replace(
+        tiny.LOSS, states={"report_given_picture": 1.0}, all_masked={"report_given_picture": 1.0}, length_known=1.0
+    )
+    for step, objective in ((0, opening), (1, opening), (2, tiny.LOSS), (9, tiny.LOSS)):
+        got, wanted = loss(step, objective)
+        assert got == wanted
+    assert loss(1, tiny.LOSS)[0] != loss(2, tiny.LOSS)[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"states": {"joint": 0.5}}, "sum to 1"),
+     ({"length_known": 2.0}, "length_known must lie in"), ({"all_masked": {"a": 1.0}}, "all_masked")],
+)  # fmt: skip
+def test_a_wrong_opening_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(tiny.settings(), opening=replace(tiny.OPENING, **changes))
+
+
+@pytest.mark.parametrize(("steps", "fits"), [(0, True), (9, True), (10, False), (-1, False)])
+def test_the_opening_ends_before_the_training(steps, fits):
+    opening = replace(tiny.OPENING, steps=steps)
+    if fits:
+        opening.check(10)
+    else:
+        with pytest.raises(ValueError, match=f"opening.steps must lie between .* 10, got {steps}"):
+            opening.check(10)
 
 
 def test_validation_is_the_same_whenever_it_is_asked(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import tiny_medim as tiny
 import torch
 
+from medim.diffusion.states import STATES, state_maps
 from medim.model import MeDiM, load_medim
 from medim.tokenizers.text import TextTokenizer
 
@@ -70,6 +71,18 @@ def test_only_what_is_asked_carries_loss(state, text, image):
     assert float(result.loss.detach()) > 0
 
 
+def test_samples_that_are_masked_whole_ask_for_every_token_of_the_answer():
+    model, batch = tiny.medim(), tiny.tokens().batch(range(6))
+    state = torch.full((6,), STATES.index("report_given_picture"))
+    x0 = model.sequence(batch.text, batch.image)
+    maps = state_maps(state, batch.prompt_tokens, batch.prompt_tokens, model.space, 0.0, 0.0, 0.0, generator())
+    loss = replace(tiny.LOSS, all_masked={"report_given_picture": 1.0})
+    noisy = model.noisy(x0, maps, loss, generator())
+    assert bool((noisy.t == 1).all())
+    assert float(noisy.masked[:, model.layout.text].double().mean()) > 0.9  # alpha(1) is 1e-3
+    assert not bool(noisy.masked[:, model.layout.image].any())
+
+
 def test_a_saved_folder_is_the_same_model(tmp_path):
     model = tiny.medim().eval()
     model.save(tmp_path, {"variant": "medim"})
@@ -106,6 +119,8 @@ def test_an_averaged_copy_is_independent():
     [
         ({"states": {"joint": 0.5}}, "sum to 1"),
         ({"states": {"jiont": 1.0}}, "jiont"),
+        ({"all_masked": {"jiont": 0.5}}, "all_masked.*jiont"),
+        ({"all_masked": {"joint": 1.5}}, "all_masked.joint must lie in"),
         ({"prompt_keep": -0.1}, "prompt_keep must lie in"),
         ({"condition_dropout": 2.0}, "condition_dropout must lie in"),
         ({"weighting": "max_cap"}, "no loss weighting 'max_cap'"),

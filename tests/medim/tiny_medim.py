@@ -7,7 +7,7 @@ import torch
 
 from medim.backbones.mllm import BackboneSettings
 from medim.diffusion.settings import SamplerSettings
-from medim.medim_training import MeDiMSettings, TokenData, Tokens
+from medim.medim_training import MeDiMSettings, Opening, TokenData, Tokens
 from medim.model import LossSettings, MeDiM
 from medim.tokenizers.text import TextTokenizer
 from medim.tokenizers.vqgan import VQGAN, VQGANConfig
@@ -27,9 +27,10 @@ DECODER = {
 }  # fmt: skip
 BACKBONE = BackboneSettings(DECODER, "grid", "codebook", 1, 0, False, "t", "full", "identity", True, True, False)
 LOSS = LossSettings(
-    {"joint": 0.5, "report_given_picture": 0.25, "picture_given_report": 0.25}, 0.1, 0.5, 0.1, 1e-3, "softmin_cap", 5.0,
-    1.0, 0.6, False,
+    {"joint": 0.5, "report_given_picture": 0.25, "picture_given_report": 0.25}, 0.1, 0.5, 0.1, {}, 1e-3, "softmin_cap",
+    5.0, 1.0, 0.6, False,
 )  # fmt: skip
+OPENING = Opening(0, {"report_given_picture": 1.0}, {"report_given_picture": 1.0}, 1.0)
 OPTIM = Optimisation(
     steps=10, batch_size=4, accumulate=2, lr=1e-3, warmup=2, restarts=1, weight_decay=0.01, beta1=0.9, beta2=0.98,
     clip=1.0, ema=0.99, precision="fp32", checkpoint_every=4, validate_every=0, log_every=1,
@@ -82,4 +83,4 @@ def data(folder: Path) -> TokenData:
 
 
 def settings(backbone: BackboneSettings = BACKBONE) -> MeDiMSettings:
-    return MeDiMSettings(backbone, "log_linear", LOSS, val_pairs=4)
+    return MeDiMSettings(backbone, "log_linear", OPENING, LOSS, val_pairs=4)

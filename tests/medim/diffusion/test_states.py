@@ -13,6 +13,7 @@ from medim.diffusion.states import (
     REPORT_ALONE,
     REPORT_GIVEN_PICTURE,
     STATES,
+    all_masked_times,
     assign_states,
     state_maps,
 )  # fmt: skip
@@ -113,3 +114,21 @@ def test_condition_dropout_hides_the_whole_condition(space):
 def test_a_probability_above_one_is_refused(space):
     with pytest.raises(ValueError, match=r"prompt_keep.*1\.5"):
         maps(space, JOINT, keep=1.5)
+
+
+def test_a_share_of_named_states_is_masked_whole_and_the_others_keep_their_times():
+    state = assign_states(MIX, 8000, gen())
+    t = torch.rand(8000, generator=gen(1), dtype=torch.float64)
+    out = all_masked_times(t, state, {"report_given_picture": 0.5, "picture_given_report": 1.0}, gen(2))
+    reports = out[state == REPORT_GIVEN_PICTURE]
+    assert float((reports == 1).double().mean()) == pytest.approx(0.5, abs=0.05)
+    assert bool((out[state == PICTURE_GIVEN_REPORT] == 1).all())
+    others = (state == JOINT) | (state == REPORT_ALONE)
+    assert torch.equal(out[others], t[others])
+    assert torch.equal(out[out != 1], t[out != 1])
+
+
+def test_without_shares_times_and_the_generator_stay():
+    t, generator = torch.rand(8, dtype=torch.float64), gen(3)
+    assert torch.equal(all_masked_times(t, torch.zeros(8, dtype=torch.int64), {"joint": 0.0}, generator), t)
+    assert torch.equal(torch.rand(3, generator=generator), torch.rand(3, generator=gen(3)))
