@@ -96,9 +96,9 @@ class TokenData:
 class Opening:
     """What the first steps are asked instead: to answer from the condition alone.
 
-    Where every word is masked a report can only be told from its picture, so a network learns to look after some ten
-    thousand samples; at uniform times, where the words that are left tell most, it takes ten times as many
-    (docs/study.md). What it has learned to see it keeps. Not in the paper, whose decoder has seen pictures before.
+    Where every word is masked a report can only be told from its picture, and a network begins to look after 16,000
+    samples; at uniform times, where the words that are left tell most, it did not after 48,000 (docs/study.md, which
+    also says what a long opening costs). Not in the paper, whose decoder has seen pictures before.
     """
 
     steps: int  # the first ones of the training; 0: none
@@ -106,15 +106,13 @@ class Opening:
     all_masked: Mapping[str, float]
     length_known: float
 
-    def loss(self, settings: LossSettings, step: int) -> LossSettings:
-        """The objective of a step, counted from 0.
+    def over(self, loss: LossSettings) -> LossSettings:
+        """The objective of the opening, where `loss` is that of the rest.
 
         Raises:
             ValueError: see `LossSettings`.
         """
-        if step >= self.steps:
-            return settings
-        return replace(settings, states=self.states, all_masked=self.all_masked, length_known=self.length_known)
+        return replace(loss, states=self.states, all_masked=self.all_masked, length_known=self.length_known)
 
     def check(self, steps: int) -> None:
         """Hold it to a training of so many steps.
@@ -145,7 +143,11 @@ class MeDiMSettings:
             ValueError: see `get_schedule` and `LossSettings`.
         """
         get_schedule(self.noise)
-        replace(self.opening, steps=1).loss(self.loss, 0)
+        self.opening.over(self.loss)
+
+    def objective(self, step: int) -> LossSettings:
+        """What a step is trained on, counted from 0."""
+        return self.opening.over(self.loss) if step < self.opening.steps else self.loss
 
 
 def read_tokens(path: Path, limit: int | None = None) -> Tokens:
@@ -217,7 +219,7 @@ class MeDiMTrainee:
         self, _player: str, batch: TokenBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Trainee`; logs nats per token of each modality."""
-        result = self.model.loss(batch, self.settings.opening.loss(self.settings.loss, step), generator)
+        result = self.model.loss(batch, self.settings.objective(step), generator)
         return result.loss, result.logs()
 
 

@@ -34,13 +34,17 @@ def check_fractions(fractions: Mapping[str, float]) -> list[float]:
     Raises:
         ValueError: unknown state, negative share, or shares that do not sum to 1.
     """
-    unknown = sorted(set(fractions) - set(STATES))
-    if unknown:
-        raise ValueError(f"no training states {unknown}: params.yaml may name {', '.join(STATES)}")
+    _check_names("states", fractions)
     shares = [float(fractions.get(name, 0.0)) for name in STATES]
     if min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise ValueError(f"the shares of the training states must be >= 0 and sum to 1, got {dict(fractions)}")
     return shares
+
+
+def _check_names(parameter: str, shares: Mapping[str, float]) -> None:
+    unknown = sorted(set(shares) - set(STATES))
+    if unknown:
+        raise ValueError(f"{parameter}: no training states {unknown}: params.yaml may name {', '.join(STATES)}")
 
 
 def check_all_masked(shares: Mapping[str, float]) -> None:
@@ -49,9 +53,7 @@ def check_all_masked(shares: Mapping[str, float]) -> None:
     Raises:
         ValueError: unknown state, or a share outside.
     """
-    unknown = sorted(set(shares) - set(STATES))
-    if unknown:
-        raise ValueError(f"all_masked: no training states {unknown}: params.yaml may name {', '.join(STATES)}")
+    _check_names("all_masked", shares)
     check_probabilities(**{f"all_masked.{name}": share for name, share in shares.items()})
 
 
@@ -94,7 +96,7 @@ def all_masked_times(t: Tensor, state: Tensor, shares: Mapping[str, float], gene
 
     Args:
         t: (B,) see `absorbing.sample_t`.
-        state: (B,) index into STATES.
+        state: (B,) index into STATES, after condition dropout.
         shares: probability of time 1 per name of STATES; those not named keep their times.
         generator: on the CPU; read only where a share is not 0.
     """

@@ -80,7 +80,7 @@ def test_it_learns(tmp_path):
 
 
 def test_the_opening_asks_for_the_answer_from_the_condition_alone(tmp_path):
-    """Its steps cost what every word costs at once; the steps after it have the objective of the rest."""
+    """Two steps have the objective of the opening, those after them that of the rest."""
     data = tiny.data(tmp_path / "tokens")
     settings = replace(tiny.settings(), opening=replace(tiny.OPENING, steps=2))
     trainee = MeDiMTrainee(build_medim(data, settings, 7, None), settings)
