@@ -18,7 +18,7 @@ from medim.backbones.mllm import BackboneSettings, check_decoder_keys
 from medim.diffusion.absorbing import Nelbo
 from medim.diffusion.schedule import get_schedule
 from medim.model import LossSettings, MeDiM, TokenBatch
-from medim.pretrained import Start, decoder_settings, initialise_decoder, is_own
+from medim.pretrained import Beginning, decoder_settings, initialise_decoder, is_own, load_towers
 from medim.tokenizers.text import TextTokenizer
 from medim.training import FitResult, OnLog, Optimisation, fit
 from medim.vocab import SequenceLayout
@@ -272,11 +272,12 @@ def nats_per_token(parts: list[Nelbo]) -> float:
     return nats / sum(int(p.text_tokens.sum() + p.image_tokens.sum()) for p in parts)
 
 
-def build_medim(data: TokenData, settings: MeDiMSettings, seed: int, pretrained: Start | None) -> MeDiM:
-    """A model of the data's vocabulary and layout, initialised from `seed`, or from a pretrained decoder where given.
+def build_medim(data: TokenData, settings: MeDiMSettings, seed: int, beginning: Beginning) -> MeDiM:
+    """A model of the data's vocabulary and layout, initialised from `seed` where nothing pretrained is given.
 
     A real checkpoint brings its own decoder configuration, which takes the place of the settings'.
     """
+    pretrained, towers = beginning.decoder, beginning.towers
     torch.manual_seed(seed)
     tokenizer = TextTokenizer.load(data.tokenizer)
     backbone = settings.backbone
@@ -290,12 +291,14 @@ def build_medim(data: TokenData, settings: MeDiMSettings, seed: int, pretrained:
     else:
         counts = initialise_decoder(model.backbone, tokenizer, pretrained, seed)
         print(f"train_medim: decoder from {pretrained.source}: {counts}", flush=True)
+    if model.backbone.towers is not None and towers is not None:
+        print(f"train_medim: {load_towers(model.backbone, towers)} tensors of towers from {towers}", flush=True)
     return model
 
 
 def train_medim(
     data: TokenData, settings: MeDiMSettings, optim: Optimisation, *, seed: int, work: Path, out: Path, on_log: OnLog,
-    pretrained: Start | None, device: torch.device, extra: Mapping[str, Any] | None = None,
+    beginning: Beginning, device: torch.device, extra: Mapping[str, Any] | None = None,
 ) -> FitResult:  # fmt: skip
     """Train and write the model folder `out` (averaged weights).
 
@@ -303,10 +306,10 @@ def train_medim(
         data: tokens, tokenizer, codebook size.
         settings: model and objective; a variant of Table 4 differs here only.
         work: checkpoints; a killed training goes on from there.
-        pretrained: where the decoder's weights come from; None: from scratch.
+        beginning: where the weights of decoder and towers come from.
         extra: joins the folder's config.json.
     """
-    model = build_medim(data, settings, seed, pretrained).to(device).train()
+    model = build_medim(data, settings, seed, beginning).to(device).train()
     chunk = max(1, optim.batch_size // optim.accumulate)
 
     def validate(module: nn.Module, _step: int) -> Mapping[str, float]:

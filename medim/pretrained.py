@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from medim.backbones.mllm import DECODERS, MLLM
+from medim.backbones.towers import tower_settings
 from medim.gguf_decoder import read_gguf
 from medim.tokenizers.text import SentencePieceBackend, TextTokenizer, TokenizersBackend
 
@@ -46,6 +47,14 @@ class Start:
     layers: int | None
     final_norm: float | None
     image_rows: int | None
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a training of MeDiM starts from; None: from its seed."""
+
+    decoder: Start | None = None
+    towers: Path | None = None  # folder of medim.tower_pretraining, read where the settings have towers
 
 
 @dataclass(frozen=True)
@@ -241,3 +250,29 @@ def _initialise_own(backbone: MLLM, tokenizer: TextTokenizer, folder: Path) -> d
             parameter.copy_(state[name] if name in state else state["decoder.embed_tokens.weight"])
     return {"block_tensors": len(wanted), "report_rows_copied": backbone.vocab.n_text,
             "code_rows_copied": backbone.vocab.n_image}  # fmt: skip
+
+
+def load_towers(backbone: MLLM, folder: Path) -> int:
+    """Fill the towers in place with what `medim.tower_pretraining` wrote; returns the number of tensors.
+
+    Raises:
+        FileNotFoundError: names the file and the command that makes it.
+        ValueError: the folder's towers are of other sizes than the backbone's, or of another vocabulary.
+    """
+    assert backbone.towers is not None
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder / 'config.json'} is missing: run `dvc repro pretrain_towers`")
+    theirs = tower_settings(json.loads((folder / "config.json").read_text())["towers"])
+    if theirs != backbone.settings.towers:
+        raise ValueError(
+            f"{folder} holds towers of {theirs}, params.yaml:train_medim.settings.backbone.towers are "
+            f"{backbone.settings.towers}: a variant must not change their sizes; rerun `dvc repro pretrain_towers`"
+        )
+    state = load_file(folder / "model.safetensors")
+    wanted = backbone.towers.towers.state_dict()
+    wrong = sorted(name for name in {*state, *wanted} if name not in state or name not in wanted
+                   or state[name].shape != wanted[name].shape)  # fmt: skip
+    if wrong:
+        raise ValueError(f"{folder} does not fit the backbone at {wrong[:3]}: rerun `dvc repro pretrain_towers`")
+    backbone.towers.towers.load_state_dict(state)
+    return len(state)

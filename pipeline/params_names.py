@@ -13,7 +13,8 @@ LEAST = {
     "train_vqgan.val_pairs": 1, "evaluate_vqgan.columns": 1, "evaluate_vqgan.zoom": 1,
     "evaluate_vqgan.settings.resamples": 2, "evaluate_vqgan.settings.set_resamples": 2,
     "tokenize_pairs.vocabulary": 258, "tokenize_pairs.length": 8, "tokenize_pairs.batch": 1,
-    "pretrain_backbone.val_pairs": 1, "train_medim.settings.val_pairs": 1,
+    "pretrain_backbone.val_pairs": 1, "pretrain_towers.training.val_pairs": 2,
+    "train_medim.settings.val_pairs": 1,
     "generate.pairs": 1, "generate.joint": 0, "generate.chunk": 1, "generate.side.pairs": 1, "generate.side.masks": 1,
     "evaluate.settings.resamples": 2, "evaluate.settings.quality.resamples": 2, "evaluate.sheet_columns": 1,
     "evaluate.sheet_zoom": 1, "record_tables.figures.prompts": 1, "record_tables.figures.cases": 1,
@@ -51,6 +52,7 @@ def _uses(sections: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str], lis
         yield f"{stage}.datasets", sections[stage].datasets, prepared, "prepare_data.datasets"
     yield "train_medim.datasets", sections["train_medim"].datasets, tokens, "tokenize_pairs.datasets"
     yield "pretrain_backbone.datasets", sections["pretrain_backbone"].datasets, tokens, "tokenize_pairs.datasets"
+    yield "pretrain_towers.datasets", sections["pretrain_towers"].datasets, tokens, "tokenize_pairs.datasets"
     generate, evaluate = sections["generate"], sections["evaluate"]
     yield "evaluate.datasets", evaluate.datasets.values(), prepared, "prepare_data.datasets"
     yield "evaluate.datasets", evaluate.datasets, list(generate.datasets), "generate.datasets"

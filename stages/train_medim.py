@@ -1,6 +1,6 @@
 """Stage train_medim@variant: token pairs -> MeDiM.   dvc repro train_medim@medim
 
-in   data/tokens, models/text_tokenizer, models/backbone
+in   data/tokens, models/text_tokenizer, models/vqgan, models/backbone, models/towers
 out  models/<variant>
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medim.medim_training import MeDiMSettings, TokenData, read_tokens, train_medim
-from medim.pretrained import Start
+from medim.pretrained import Beginning, Start
 from medim.tokenizers.vqgan import load_vqgan
 from medim.training import Optimisation
 from pipeline.params import changed, read_section
@@ -56,15 +56,16 @@ def main() -> None:
     params = changed(base, base.changes[variant], f"train_medim.changes.{variant}")
     world = world_from_params()
     out, tokenizer, backbone = world.model(variant), world.model("text_tokenizer"), world.model("backbone")
-    inputs = [world.tokens_folder(), tokenizer, backbone, world.model("vqgan")]
+    towers = world.model("towers")
+    inputs = [world.tokens_folder(), tokenizer, backbone, towers, world.model("vqgan")]
     with stage_run("train_medim", variant, section=params, inputs=inputs, outputs=[out]) as run:
         train = {name: read_tokens(world.tokens(name, "train")) for name in params.datasets}
         val = {name: read_tokens(world.tokens(name, "val"), params.settings.val_pairs) for name in params.datasets}
         data = TokenData(train, val, tokenizer, load_vqgan(world.model("vqgan")).quantize.weight)
         result = train_medim(
             data, params.settings, params.optim, seed=run.seed + params.seed_offset, work=run.work,
-            out=run.work / "result", on_log=run.log, pretrained=start(params, backbone), device=device(),
-            extra={"variant": variant},
+            out=run.work / "result", on_log=run.log, device=device(),
+            beginning=Beginning(start(params, backbone), towers), extra={"variant": variant},
         )  # fmt: skip
         parameters = sum(p.numel() for p in result.averaged.parameters())
         run.cost(examples=params.optim.steps * params.optim.batch_size, parameters=parameters)

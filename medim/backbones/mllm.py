@@ -10,6 +10,7 @@ billion; what turns it into a denoiser stands in `BackboneSettings`, whose switc
   "remove the timestep embeddings and replace the AdaLN designs with a standard LayerNorm").
 - `code_patch` lets neighbouring codes share a position of the decoder (code_patch.py); everything outside this class
   keeps one position a code. `code_stem` puts convolutions over the picture's positions in front (code_stem.py).
+- `towers` adds what two contrastively trained encoders see in picture and report to their embeddings (towers.py).
 - A position's logits are read at the position itself, over its own modality's ids only. The official code reads report
   tokens at the previous and codes at the next position; that is for its checkpoint only, see pretrained.py.
 
@@ -33,6 +34,7 @@ from medim.backbones.code_patch import CodePatch, around_picture, short_layout
 from medim.backbones.code_rows import CODE_ROWS, set_code_rows
 from medim.backbones.code_stem import CodeStem
 from medim.backbones.positions import POSITIONS, GridRotary, position_ids
+from medim.backbones.towers import TowerInputs, TowerSettings, tower_settings
 from medim.diffusion.denoise import ModalityLogits
 from medim.vocab import SequenceLayout, SharedVocab
 
@@ -51,6 +53,7 @@ class BackboneSettings:
     code_rows: str  # codebook | drawn, see code_rows.py; a real checkpoint brings its own
     code_patch: int  # side of the square of codes that share a position; 1: each has its own
     code_stem: int  # residual blocks of convolutions over a picture's positions; 0: none
+    towers: TowerSettings | None  # encoders beside the embedding, see towers.py; None: none
     causal: bool  # keep the causal mask (Table 4 "w/ causal mask")
     timestep: str  # t | sigma | none
     adaln: str  # full | single | none
@@ -65,6 +68,7 @@ class BackboneSettings:
         Raises:
             ValueError: names the parameter, its value and what is possible.
         """
+        object.__setattr__(self, "towers", tower_settings(self.towers))
         _check_decoder(self.decoder)
         choices = {
             "positions": POSITIONS, "code_rows": CODE_ROWS, "timestep": TIMESTEPS, "adaln": (*KINDS, "none"),
@@ -77,6 +81,8 @@ class BackboneSettings:
             raise ValueError(f"code_patch must be at least 1, got {self.code_patch} (params.yaml)")
         if self.code_stem < 0:
             raise ValueError(f"code_stem must not be negative, got {self.code_stem} (params.yaml)")
+        if self.causal and self.towers is not None:
+            raise ValueError("towers see what comes later, causal: true must not: set towers: null (params.yaml)")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `BackboneSettings(**d)` is the inverse."""
@@ -151,6 +157,9 @@ class MLLM(nn.Module):
         if settings.code_stem:
             scale = float(self.decoder.config.initializer_range)
             self.stem = CodeStem(self.short.n_image, width, settings.code_stem, scale)
+        self.towers: TowerInputs | None = None
+        if settings.towers is not None:
+            self.towers = TowerInputs(vocab, layout, self.short, width, settings.towers)
         self.embed_time: TimestepEmbedder | None = None
         self.adaln: AdaLN | None = None
         self.time_weight: nn.Parameter | None = None
@@ -172,6 +181,8 @@ class MLLM(nn.Module):
         extra: dict[str, Any] = {}
         causal = torch.ones(len(ids), dtype=torch.bool, device=ids.device) if self.settings.causal else None
         embeddings = self._embed(ids, causal)
+        if self.towers is not None:
+            embeddings = embeddings + self.towers(ids)
         if self.embed_time is not None and t is not None:
             c = self.embed_time(t)
             if self.adaln is not None:

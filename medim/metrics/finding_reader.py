@@ -9,8 +9,7 @@ two ways: pooled (maximum over either half and over all, mean) -> FEATURES -> a 
 cell looks like it and like a clear one -> maximum over either half and over all -> a small head a label. The states are
 read from the sum of both; a third head tells the domain. Halves and coordinates keep left and right apart, the maximum
 finds a small finding wherever it lies. Phantoms come with masks, so the cells are taught directly.
-Shapes: B pictures, S picture side, L labels of a domain, D domains. Sources: residual blocks as in He et al. 2016
-(arXiv:1512.03385), coordinate channels as in Liu et al. 2018 (CoordConv, arXiv:1807.03247).
+Shapes: B pictures, S picture side, L labels of a domain, D domains. Blocks and their sources: medim.residual_cnn.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 from medim.data.domain import STATES, Domain, labels_of, without_side
 from medim.metrics.findings import macro, precision_recall_f1, soft_counts
 from medim.metrics.reader_phantoms import Drawn, draw_phantoms, epochs, findings_of
+from medim.residual_cnn import ResidualBlock, side_maxima, with_place
 from medim.training import FitResult, OnLog, Optimisation, fit
 
 FEATURES = 64  # width of the penultimate layer; small on purpose: FID needs more pictures than features
@@ -57,33 +57,6 @@ class ReaderSettings:
     held_out: int  # validation pictures a domain
     size: int  # picture side in pixels
     width: int  # channels after the first convolution
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and a skip, (B, C, H, W) -> (B, width, H / stride, W / stride).
-
-    BatchNorm, not GroupNorm: a norm within one picture would wipe out the contrast that tells faint from clear.
-    """
-
-    def __init__(self, channels: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
-        self.second = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.norms = nn.ModuleList([nn.BatchNorm2d(width), nn.BatchNorm2d(width)])
-        same = channels == width and stride == 1
-        self.skip: nn.Module = nn.Identity() if same else nn.Conv2d(channels, width, 1, stride, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        hidden = F.relu(self.norms[0](self.first(x)))
-        return F.relu(self.skip(x) + self.norms[1](self.second(hidden)))
-
-
-def with_place(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C + 2, H, W): row and column of each place, from -1 to 1."""
-    rows, columns = (torch.linspace(-1, 1, length, device=x.device, dtype=x.dtype) for length in x.shape[2:])
-    place = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
-    return torch.cat([x, place.expand(len(x), -1, -1, -1)], 1)
 
 
 class Reading(NamedTuple):
@@ -150,9 +123,9 @@ class FindingReader(nn.Module):
         """(B, 3, size, size) in [-1, 1] -> what the trunk says."""
         x = with_place(F.pixel_unshuffle(x, 2)).contiguous(memory_format=torch.channels_last)
         evidence = F.relu(self.evidence(with_place(self.blocks(self.stem(x)))))
-        pooled = torch.cat([*_maxima(evidence), evidence.mean((2, 3))], 1)
+        pooled = torch.cat([*side_maxima(evidence), evidence.mean((2, 3))], 1)
         cells = [head(evidence).float() for head in self.place_heads]
-        peaks = [torch.cat([m.unflatten(1, (2, -1)).mT for m in _maxima(cell)], 2) for cell in cells]
+        peaks = [torch.cat([m.unflatten(1, (2, -1)).mT for m in side_maxima(cell)], 2) for cell in cells]
         return Reading(F.relu(self.project(pooled)).float(), cells, peaks)
 
     def head_of(self, domain: str) -> int:
@@ -178,12 +151,6 @@ class FindingReader(nn.Module):
         head = self.head_of(domain)
         peaks: Tensor = self.peak_heads[head](reading.peaks[head])
         return self.feature_logits(reading, domain) + peaks
-
-
-def _maxima(x: Tensor) -> list[Tensor]:
-    """(B, C, H, W) -> maxima (B, C) over the left half, the right half and all."""
-    left, right = (half.amax((2, 3)) for half in x.tensor_split(2, dim=3))
-    return [left, right, torch.maximum(left, right)]
 
 
 def blur_and_noise(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,7 @@ from medim.backbone_pretraining import (
     validation_nats,
 )
 from medim.medim_training import build_medim
-from medim.pretrained import Start, is_own
+from medim.pretrained import Beginning, Start, is_own
 from medim.tokenizers.text import TextTokenizer
 
 SETTINGS = PretrainingSettings(tiny.BACKBONE, caption_first=0.5, text_weight=1.0, image_weight=0.6, val_pairs=4)
@@ -110,19 +110,21 @@ def test_a_prior_of_another_backbone_is_refused(tmp_path, change):
     prior = pretrain(tmp_path)
     data = tiny.data(tmp_path / "tokens")
     with pytest.raises(ValueError, match="does not fit the backbone"):
-        build_medim(data, tiny.settings(replace(tiny.BACKBONE, **change)), 5, Start(prior, None, None, None))
+        build_medim(data, tiny.settings(replace(tiny.BACKBONE, **change)), 5, Beginning(Start(prior, None, None, None)))
     other = CausalDecoder(tiny.tokenizer(), tiny.CODES, tiny.LAYOUT, replace(tiny.BACKBONE, **change))
     other.save(tmp_path / "other")
     with pytest.raises(ValueError, match="does not fit the backbone"):
-        build_medim(data, tiny.settings(), 5, Start(tmp_path / "other", None, None, None))
+        build_medim(data, tiny.settings(), 5, Beginning(Start(tmp_path / "other", None, None, None)))
 
 
 def test_every_weight_carries_over(tmp_path):
     prior = pretrain(tmp_path)
     assert is_own(prior)
     data = tiny.data(tmp_path / "tokens")
-    model = build_medim(data, tiny.settings(), 5, Start(prior, None, None, None))
-    trained = build_medim(data, tiny.settings(replace(tiny.BACKBONE, tied=False)), 5, Start(prior, None, None, None))
+    model = build_medim(data, tiny.settings(), 5, Beginning(Start(prior, None, None, None)))
+    trained = build_medim(
+        data, tiny.settings(replace(tiny.BACKBONE, tied=False)), 5, Beginning(Start(prior, None, None, None))
+    )
     from safetensors.torch import load_file
 
     state = load_file(prior / "model.safetensors")
@@ -131,7 +133,7 @@ def test_every_weight_carries_over(tmp_path):
     for name, value in model.backbone.decoder_parameters():
         assert torch.equal(value, state[name])
     assert torch.equal(trained.backbone.head, state["decoder.embed_tokens.weight"])
-    scratch = build_medim(data, tiny.settings(), 5, None)
+    scratch = build_medim(data, tiny.settings(), 5, Beginning())
     assert not torch.equal(scratch.backbone.decoder.embed_tokens.weight, model.backbone.decoder.embed_tokens.weight)
     for name, value in scratch.backbone.adaln.named_parameters():
         assert torch.equal(value, model.backbone.adaln.get_parameter(name))
@@ -142,12 +144,12 @@ def test_what_does_not_fit_is_refused(tmp_path):
     data, start = tiny.data(tmp_path / "tokens"), Start(prior, None, None, None)
     deeper = replace(tiny.BACKBONE, decoder=tiny.DECODER | {"num_hidden_layers": 3})
     with pytest.raises(ValueError, match=r"layers\.2.*same decoder"):
-        build_medim(data, tiny.settings(deeper), 5, start)
+        build_medim(data, tiny.settings(deeper), 5, Beginning(start))
     with pytest.raises(ValueError, match="embed_tokens"):
-        build_medim(replace(data, codebook=torch.zeros(30, 4)), tiny.settings(), 5, start)
+        build_medim(replace(data, codebook=torch.zeros(30, 4)), tiny.settings(), 5, Beginning(start))
     TextTokenizer.train([text.upper() for text in tiny.TEXTS], 300).save(tmp_path / "other")
     with pytest.raises(ValueError, match="another report tokenizer"):
-        build_medim(replace(data, tokenizer=tmp_path / "other"), tiny.settings(), 5, start)
+        build_medim(replace(data, tokenizer=tmp_path / "other"), tiny.settings(), 5, Beginning(start))
 
 
 def test_the_prior_is_logged_per_order_and_modality(tmp_path):

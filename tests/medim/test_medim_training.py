@@ -27,6 +27,7 @@ from medim.medim_training import (
     validation_nelbo,
 )
 from medim.model import load_medim
+from medim.pretrained import Beginning
 from medim.training import latest_checkpoint
 
 
@@ -41,7 +42,7 @@ def train(folder: Path, out: str, on_log: Any = lambda *_: None, **changes: Any)
 
     train_medim(
         tiny.data(folder / "tokens"), tiny.settings(), replace(tiny.OPTIM, **changes), seed=7,
-        work=folder / f"work-{out}", out=folder / out, on_log=log, pretrained=None, device=torch.device("cpu"),
+        work=folder / f"work-{out}", out=folder / out, on_log=log, beginning=Beginning(), device=torch.device("cpu"),
     )  # fmt: skip
     return losses, (folder / out / "model.safetensors").read_bytes()
 
@@ -70,10 +71,10 @@ def test_logs_name_modalities_and_tasks(tmp_path):
 
 def test_it_learns(tmp_path):
     data = tiny.data(tmp_path / "tokens")
-    before = validation_nelbo(build_medim(data, tiny.settings(), 7, None), data.train, tiny.settings(), 4)
+    before = validation_nelbo(build_medim(data, tiny.settings(), 7, Beginning()), data.train, tiny.settings(), 4)
     train_medim(
         data, tiny.settings(), replace(tiny.OPTIM, steps=40, lr=1e-2, ema=0.0), seed=7, work=tmp_path / "work",
-        out=tmp_path / "out", on_log=lambda *_: None, pretrained=None, device=torch.device("cpu"),
+        out=tmp_path / "out", on_log=lambda *_: None, beginning=Beginning(), device=torch.device("cpu"),
     )  # fmt: skip
     after = validation_nelbo(load_medim(tmp_path / "out"), data.train, tiny.settings(), 4)
     assert after["b/image_to_report"] < 0.6 * before["b/image_to_report"]
@@ -83,7 +84,7 @@ def test_the_opening_asks_for_the_answer_from_the_condition_alone(tmp_path):
     """Two steps have the objective of the opening, those after them that of the rest."""
     data = tiny.data(tmp_path / "tokens")
     settings = replace(tiny.settings(), opening=replace(tiny.OPENING, steps=2))
-    trainee = MeDiMTrainee(build_medim(data, settings, 7, None), settings)
+    trainee = MeDiMTrainee(build_medim(data, settings, 7, Beginning()), settings)
     batch = data.train["a"].batch(np.arange(2))
 
     def loss(step, objective):
@@ -122,7 +123,7 @@ def test_the_opening_ends_before_the_training(steps, fits):
 
 def test_validation_is_the_same_whenever_it_is_asked(tmp_path):
     data = tiny.data(tmp_path / "tokens")
-    model = build_medim(data, tiny.settings(), 7, None).eval()
+    model = build_medim(data, tiny.settings(), 7, Beginning()).eval()
     values = [validation_nelbo(model, data.val, tiny.settings(), 2) for _ in range(2)]
     torch.rand(3)
     assert values[0] == values[1] == validation_nelbo(model, data.val, tiny.settings(), 2)
@@ -135,7 +136,7 @@ def test_validation_shows_whether_the_condition_is_used(tmp_path):
     data = tiny.data(tmp_path / "tokens")
     train_medim(
         data, tiny.settings(), replace(tiny.OPTIM, steps=60, lr=1e-2, ema=0.0), seed=7, work=tmp_path / "work",
-        out=tmp_path / "out", on_log=lambda *_: None, pretrained=None, device=torch.device("cpu"),
+        out=tmp_path / "out", on_log=lambda *_: None, beginning=Beginning(), device=torch.device("cpu"),
     )  # fmt: skip
     after = validation_nelbo(load_medim(tmp_path / "out"), data.train, tiny.settings(), 4)
     assert after["b/image_to_report"] < after["b/report_alone"]
@@ -145,7 +146,7 @@ def test_validation_shows_whether_the_condition_is_used(tmp_path):
 def test_the_condition_of_another_pair_is_that_of_one_half_the_split_away(tmp_path):
     """One pair has no other; where both have the same picture the own one saves nothing."""
     data = tiny.data(tmp_path / "tokens")
-    model, one = build_medim(data, tiny.settings(), 7, None).eval(), tiny.tokens(1)
+    model, one = build_medim(data, tiny.settings(), 7, Beginning()).eval(), tiny.tokens(1)
     saved = validation_nelbo(model, {"a": one}, tiny.settings(), 4)
     assert not {"a/own_picture_saves", "a/own_report_saves"} & saved.keys()
     four = replace(tiny.tokens(4), image=np.tile(tiny.tokens(2).image, (2, 1)))  # 0 and 2, 1 and 3 look alike
@@ -155,7 +156,7 @@ def test_the_condition_of_another_pair_is_that_of_one_half_the_split_away(tmp_pa
 
 def test_nats_per_token_is_a_mean_over_tokens(tmp_path):
     data = tiny.data(tmp_path / "tokens")
-    model = build_medim(data, tiny.settings(), 7, None)
+    model = build_medim(data, tiny.settings(), 7, Beginning())
     loss = replace(tiny.LOSS, states={"joint": 1.0}, prompt_keep=0.0, length_known=0.0)
     part = model.loss(data.val["a"].batch(np.arange(2)), loss, torch.Generator().manual_seed(0))
     nats = float(part.text.sum() + part.image.sum())
@@ -214,7 +215,7 @@ def test_files_of_different_lengths_are_refused(tmp_path):
 
 def test_times_are_stratified_over_all_parts_of_a_step(tmp_path):
     data = tiny.data(tmp_path / "tokens")
-    model = build_medim(data, tiny.settings(), 7, None)
+    model = build_medim(data, tiny.settings(), 7, Beginning())
     seen = []
 
     def remember(_module, inputs):

@@ -14,7 +14,7 @@ from torch import Tensor
 from medim.backbones.mllm import MLLM
 from medim.gguf_decoder import hugging_face_name, unpermute
 from medim.medim_training import build_medim
-from medim.pretrained import Start, decoder_settings, initialise_decoder, token_ids
+from medim.pretrained import Beginning, Start, decoder_settings, initialise_decoder, token_ids
 from medim.tokenizers.text import TextTokenizer
 from medim.vocab import SharedVocab
 
@@ -112,7 +112,7 @@ def test_known_codes_and_an_own_head_carry_over(tmp_path):
 def test_training_starts_from_a_checkpoint(tmp_path):
     theirs = checkpoint(tmp_path / "hf")
     settings = tiny.settings(replace(tiny.BACKBONE, positions="flat"))
-    model = build_medim(tiny.data(tmp_path), settings, 0, Start(tmp_path / "hf", 1, None, None))
+    model = build_medim(tiny.data(tmp_path), settings, 0, Beginning(Start(tmp_path / "hf", 1, None, None)))
     assert model.backbone.settings.decoder["hidden_size"] == 16
     assert torch.equal(model.backbone.decoder.layers[0].mlp.up_proj.weight, theirs.model.layers[0].mlp.up_proj.weight)
 

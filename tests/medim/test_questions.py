@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from medim.diffusion.denoise import ModalityLogits
 from medim.medim_training import build_medim
 from medim.pairs import Pair, encode_png
+from medim.pretrained import Beginning
 from medim.questions import Questions, load_system
 from medim.systems import TASKS, ReportLikelihood
 from medim.tokenizers.vqgan import save_vqgan
@@ -118,7 +119,7 @@ def test_a_sample_depends_on_its_own_seed_only():
 
 def test_it_is_a_system(tmp_path):
     data = tiny.data(tmp_path / "tokens")
-    build_medim(data, tiny.settings(), 0, None).save(tmp_path / "medim")
+    build_medim(data, tiny.settings(), 0, Beginning()).save(tmp_path / "medim")
     save_vqgan(tiny.vqgan(), tmp_path / "vqgan")
     system = load_system(tmp_path / "medim", vqgan=tmp_path / "vqgan", sampler=tiny.SAMPLER, device=torch.device("cpu"))
     picture = encode_png(np.zeros((24, 24, 3), np.uint8))
@@ -135,7 +136,7 @@ def test_it_is_a_system(tmp_path):
 
 def test_a_task_may_have_a_sampler_of_its_own(tmp_path):
     data = tiny.data(tmp_path / "tokens")
-    build_medim(data, tiny.settings(), 0, None).save(tmp_path / "medim")
+    build_medim(data, tiny.settings(), 0, Beginning()).save(tmp_path / "medim")
     save_vqgan(tiny.vqgan(), tmp_path / "vqgan")
     system = load_system(
         tmp_path / "medim", vqgan=tmp_path / "vqgan", sampler=tiny.SAMPLER, device=torch.device("cpu"),

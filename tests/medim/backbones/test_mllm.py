@@ -19,7 +19,9 @@ DECODERS: dict[str, dict[str, Any]] = {
     for name in ("llama", "gemma", "qwen2", "mistral")
 }  # fmt: skip
 VOCAB, LAYOUT = SharedVocab(40, 24), SequenceLayout(n_text=7, n_image=9)
-SETTINGS = BackboneSettings(DECODERS["llama"], "flat", "drawn", 1, 0, False, "t", "full", "identity", True, True, False)
+SETTINGS = BackboneSettings(
+    DECODERS["llama"], "flat", "drawn", 1, 0, None, False, "t", "full", "identity", True, True, False
+)
 
 
 def build(seed: int = 0, **changes: Any) -> MLLM:

@@ -1,0 +1,186 @@
+"""Two small encoders, of a picture's codes and of a report, that say the same of what belongs together.
+
+A multimodal LLM of billions of parameters has seen pictures with their words before it is made a denoiser. One of a few
+million, trained on masked words and codes alone, does not begin to look within a CPU's hour: most of what a masked word
+costs is wording, which no picture decides (docs/study.md, "Looking first"). Telling a pair's own report from others is
+the question that wording does not blur, which is why contrastive training needs an order of magnitude fewer pairs than
+predicting captions does (CLIP, Radford et al. 2021, arXiv:2103.00020, Sec. 2.3 and Fig. 2). Both encoders are trained
+so (medim.tower_pretraining), on the training pairs, and then stand beside the decoder's embedding:
+
+    each position of the picture   + what the picture tower saw there      EOI   + its summary of the picture
+    each token of the report       + what the report tower read there      BOI   + its summary of the report
+
+through linear maps that start at 0, so that the decoder starts as its prior. [MASK] is a code and a word of its own to
+them: what is masked is not seen. They themselves stand still while the denoiser is trained (as in LiT, Zhai et al. 2021,
+arXiv:2111.07991): its gradient, mostly of wording, undoes what they have learned. Not in the paper, and nothing where
+`towers: null`.
+
+Letters: B batch, n codes of a picture, T report tokens, S positions of the decoder, D its width, E evidence channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medim.backbones.code_rows import set_code_rows
+from medim.residual_cnn import ResidualBlock, side_maxima, with_place
+from medim.vocab import SequenceLayout, SharedVocab
+
+FIRST_SCALE = 1 / 0.07  # of cosines, learned (CLIP)
+MOST_SCALE = 100.0
+REPORT_KERNEL = 5  # tokens a convolution of the report tower sees
+
+
+@dataclass(frozen=True)
+class TowerSettings:
+    """Sizes of both towers; the values stand in params.yaml."""
+
+    code_width: int  # of a code's embedding
+    channels: int  # of the picture tower on the grid of codes; twice as many on the grid of half the side
+    blocks: int  # residual blocks on each of the two grids
+    evidence: int  # channels of what the picture tower saw at a place
+    report_width: int  # channels of the report tower
+    report_blocks: int
+    summary: int  # numbers of a picture's or report's summary, and of the space where they are compared
+
+    def __post_init__(self) -> None:
+        """Check the sizes.
+
+        Raises:
+            ValueError: names one that is not positive.
+        """
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"towers.{name} must be at least 1, got {value} (params.yaml)")
+
+
+def tower_settings(value: TowerSettings | Mapping[str, Any] | None) -> TowerSettings | None:
+    """Settings as params.yaml or a saved config.json hold them."""
+    return TowerSettings(**value) if isinstance(value, Mapping) else value
+
+
+class PictureTower(nn.Module):
+    """Residual CNN over the grid of codes; code `codebook_size` is [MASK]."""
+
+    def __init__(self, codebook_size: int, n_codes: int, settings: TowerSettings) -> None:
+        super().__init__()
+        self.side, width = math.isqrt(n_codes), settings.channels
+        if self.side**2 != n_codes:
+            raise ValueError(f"towers need a square of codes, got {n_codes} (params.yaml: set towers: null)")
+        self.embed = nn.Embedding(codebook_size + 1, settings.code_width)
+        self.stem = nn.Sequential(
+            nn.Conv2d(settings.code_width + 2, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(width, width, 1) for _ in range(settings.blocks)),
+            ResidualBlock(width, 2 * width, 2),
+            *(ResidualBlock(2 * width, 2 * width, 1) for _ in range(settings.blocks)),
+        )
+        self.evidence = nn.Conv2d(2 * width + 2, settings.evidence, 1)
+        self.project = nn.Linear(4 * settings.evidence, settings.summary)
+        self.to(memory_format=torch.channels_last)
+
+    def start_codes(self, codebook: Tensor, generator: torch.Generator) -> None:
+        """Set the first embeddings to a projection of the VQGAN's codebook (n, d), [MASK]'s to 0."""
+        set_code_rows(self.embed.weight[:-1], codebook, generator)
+        nn.init.zeros_(self.embed.weight[-1])
+
+    def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, n) -> evidence (B, E, side / 2, side / 2), not negative, and summary (B, width), not negative."""
+        grid = self.embed(codes).unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
+        grid = with_place(grid).contiguous(memory_format=torch.channels_last)
+        evidence = F.relu(self.evidence(with_place(self.blocks(self.stem(grid)))))
+        pooled = torch.cat([*side_maxima(evidence), evidence.mean((2, 3))], 1)
+        return evidence, F.relu(self.project(pooled))
+
+
+class ReportTower(nn.Module):
+    """Residual convolutions over a report's tokens; token `n_text` is [MASK]."""
+
+    def __init__(self, n_text: int, settings: TowerSettings) -> None:
+        super().__init__()
+        width = settings.report_width
+        self.embed = nn.Embedding(n_text + 1, width)
+        nn.init.normal_(self.embed.weight, std=0.3)
+        nn.init.zeros_(self.embed.weight[-1])
+        self.convs = nn.ModuleList(
+            nn.Conv1d(width, width, REPORT_KERNEL, padding=REPORT_KERNEL // 2) for _ in range(settings.report_blocks)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(settings.report_blocks))
+        self.project = nn.Linear(2 * width, settings.summary)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) -> what stands at each token (B, T, width) and the summary (B, summary)."""
+        x: Tensor = self.embed(ids)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = x + F.silu(norm(conv(x.transpose(1, 2)).transpose(1, 2)))
+        return x, self.project(torch.cat([x.amax(1), x.mean(1)], 1))
+
+
+class Towers(nn.Module):
+    """Both towers and what compares them."""
+
+    def __init__(self, vocab: SharedVocab, layout: SequenceLayout, settings: TowerSettings) -> None:
+        super().__init__()
+        self.picture = PictureTower(vocab.n_image, layout.n_image, settings)
+        self.report = ReportTower(vocab.n_text, settings)
+        self.picture_head = nn.Linear(settings.summary, settings.summary)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
+
+    def similarities(self, codes: Tensor, ids: Tensor) -> Tensor:
+        """(B, B) scaled cosines in float32: row i is picture i against every report."""
+        pictures = F.normalize(self.picture_head(self.picture(codes)[1]).float(), dim=1)
+        reports = F.normalize(self.report(ids)[1].float(), dim=1)
+        return pictures @ reports.T * self.log_scale.exp().clamp(max=MOST_SCALE)
+
+
+class TowerInputs(nn.Module):
+    """Towers beside a decoder's embedding; see the head of this file."""
+
+    def __init__(
+        self, vocab: SharedVocab, layout: SequenceLayout, short: SequenceLayout, width: int, settings: TowerSettings
+    ) -> None:
+        """`layout` of the tokens, `short` of the decoder's positions, `width` D."""
+        super().__init__()
+        self.vocab, self.layout, self.short = vocab, layout, short
+        self.towers = Towers(vocab, layout, settings).requires_grad_(False)
+        self.maps = nn.ModuleDict({
+            "picture": nn.Linear(settings.evidence, width), "picture_summary": nn.Linear(settings.summary, width),
+            "report": nn.Linear(settings.report_width, width), "report_summary": nn.Linear(settings.summary, width),
+        })  # fmt: skip
+        for parameter in self.maps.parameters():
+            nn.init.zeros_(parameter)
+
+    def train(self, mode: bool = True) -> TowerInputs:
+        """As usual, but that BatchNorm keeps the statistics of the towers' own training."""
+        super().train(mode)
+        self.towers.eval()
+        return self
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, L) shared ids -> (B, S, D), to be added to the embeddings of the decoder's positions."""
+        text, image = ids[:, self.layout.text], ids[:, self.layout.image]
+        masked = self.vocab.mask_id
+        codes = torch.where(image == masked, self.vocab.n_image, image - self.vocab.image_offset)
+        words = torch.where(text == masked, self.vocab.n_text, text)
+        with torch.no_grad():
+            evidence, seen = self.towers.picture(codes)
+            tokens, read = self.towers.report(words)
+        side = math.isqrt(self.short.n_image)
+        cells = evidence if evidence.shape[-1] == side else F.interpolate(evidence, (side, side))
+        return torch.cat(
+            [
+                self.maps["report_summary"](read)[:, None],
+                self.maps["picture"](cells.flatten(2).transpose(1, 2)),
+                self.maps["picture_summary"](seen)[:, None],
+                self.maps["report"](tokens),
+            ],
+            dim=1,
+        )

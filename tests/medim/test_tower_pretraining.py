@@ -1,0 +1,145 @@
+"""Contrastive training: closed forms, what is contrasted with what, and that towers learn what belongs together."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_medim as tiny
+import torch
+
+from medim.backbones.towers import TowerSettings
+from medim.medim_training import TokenData, Tokens
+from medim.model import TokenBatch
+from medim.tower_pretraining import (
+    TowerTrainee,
+    TowerTraining,
+    contrastive_nats,
+    mask_some,
+    pretrain_towers,
+    save_towers,
+    validation_scores,
+)
+from medim.vocab import SharedVocab
+
+SIZES = TowerSettings(code_width=4, channels=8, blocks=1, evidence=16, report_width=8, report_blocks=1, summary=8)
+OPTIM = replace(tiny.OPTIM, steps=4, batch_size=8, accumulate=1, lr=5e-3)
+TRAINING = TowerTraining(masked=0.25, val_pairs=32)
+
+
+def test_nats_have_closed_forms():
+    assert float(contrastive_nats(torch.zeros(8, 8))) == pytest.approx(math.log(8))
+    assert float(contrastive_nats(1e4 * torch.eye(5))) == 0
+    logits = torch.tensor([[1.0, 0.0], [2.0, 3.0]])
+    rows = math.log1p(math.exp(-1)) + math.log1p(math.exp(-1))
+    columns = math.log1p(math.exp(1)) + math.log1p(math.exp(-3))
+    assert float(contrastive_nats(logits)) == pytest.approx((rows + columns) / 4)
+
+
+def test_a_share_of_the_rows_is_masked_at_uniform_rates():
+    ids = torch.zeros(4000, 50, dtype=torch.int64)
+    assert torch.equal(mask_some(ids, 9, 0.0, torch.Generator().manual_seed(0)), ids)
+    masked = mask_some(ids, 9, 0.5, torch.Generator().manual_seed(0)) == 9
+    rates = masked.float().mean(1)
+    assert float((rates > 0).float().mean()) == pytest.approx(0.5 * (1 - 1 / 51), abs=0.03)
+    assert float(rates[rates > 0].mean()) == pytest.approx(0.5 / (1 - 1 / 51), abs=0.03)
+    assert float(rates[rates > 0].std()) == pytest.approx((1 / 12) ** 0.5, abs=0.03)
+
+
+class FixedTowers(torch.nn.Module):
+    """Similarities that are given."""
+
+    def __init__(self, similarities):
+        super().__init__()
+        self.log_scale = torch.nn.Parameter(torch.zeros(()))
+        self.fixed = similarities
+
+    def similarities(self, _codes, _ids):
+        return self.fixed
+
+
+def test_pairs_are_contrasted_within_their_dataset():
+    """Between datasets everything is alike, within each a pair's own is certain: nothing is left to pay."""
+    similarities = torch.full((4, 4), 1e4)
+    similarities[0, 1] = similarities[1, 0] = similarities[2, 3] = similarities[3, 2] = -1e4
+    trainee = TowerTrainee(FixedTowers(similarities), SharedVocab(30, 24), TRAINING, datasets=2)
+    batch = TokenBatch(
+        torch.zeros(4, 20, dtype=torch.int64), torch.zeros(4, 9, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
+    )
+    loss, logs = trainee.loss("towers", batch, 0, torch.Generator().manual_seed(0))
+    assert float(loss) == 0
+    assert float(logs["own_report_nearest"]) == 1
+    trainee = TowerTrainee(FixedTowers(similarities), SharedVocab(30, 24), TRAINING, datasets=1)
+    assert float(trainee.loss("towers", batch, 0, torch.Generator().manual_seed(0))[0]) == pytest.approx(math.log(3))
+
+
+def told_pairs(num, seed):
+    """Pictures with one special code, in the left or in the right half; the report's words name code and half."""
+    rng = np.random.default_rng(seed)
+    kind, right = rng.integers(6, size=num), rng.integers(2, size=num)
+    image = rng.integers(8, 12, size=(num, 16))
+    image[np.arange(num), 4 * rng.integers(4, size=num) + 3 * right] = kind
+    text = rng.integers(100, 110, size=(num, 20))
+    text[np.arange(num), rng.integers(10, size=num)] = 50 + kind
+    text[np.arange(num), rng.integers(10, 20, size=num)] = 70 + right
+    zeros = np.zeros(num, np.int32)
+    return Tokens(tuple(f"p{i}" for i in range(num)), text.astype(np.int32), image.astype(np.int32), zeros, zeros + 20)
+
+
+def told_data(folder):
+    tiny.tokenizer().save(folder)
+    codebook = torch.randn(tiny.CODES, 4, generator=torch.Generator().manual_seed(3))
+    return TokenData({"a": told_pairs(2000, 0), "b": told_pairs(2000, 1)}, {"a": told_pairs(12, 2)}, folder, codebook)
+
+
+def pretrain(data, out, optim=OPTIM, training=TRAINING):
+    return pretrain_towers(
+        data, SIZES, training, optim, seed=5, work=out.with_name(out.name + "_work"), out=out,
+        on_log=lambda *_: None, device=torch.device("cpu"),
+    )  # fmt: skip
+
+
+def test_towers_learn_what_belongs_together(tmp_path):
+    """12 kinds of pairs: the nearest of 200 unseen reports is one of the picture's kind."""
+    data = told_data(tmp_path / "data")
+    optim = replace(OPTIM, steps=300, batch_size=64, warmup=20, lr=1e-2, ema=0.9)
+    towers = pretrain(data, tmp_path / "out", optim, replace(TRAINING, masked=0.0)).averaged
+    unseen = told_pairs(200, 9)
+    with torch.no_grad():
+        batch = unseen.batch(np.arange(200))
+        nearest = towers.similarities(batch.image, batch.text).argmax(1).numpy()
+
+    def kind(row):
+        return sorted(t for t in unseen.text[row] if t < 100)
+
+    right = np.mean([kind(i) == kind(int(j)) for i, j in enumerate(nearest)])
+    assert right > 0.9  # by chance 1 / 12
+
+
+def test_the_same_weights_twice_and_scores_with_chance_beside(tmp_path):
+    data = told_data(tmp_path / "data")
+    first = pretrain(data, tmp_path / "first").averaged
+    pretrain(data, tmp_path / "second")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")]
+    assert weights[0] == weights[1]
+    scores = validation_scores(first, data.val, 8)
+    assert scores["a/chance"] == 1 / 8
+    assert 0 <= scores["a/own_report_nearest"] <= 1
+    assert scores["a/nats"] > 0
+
+
+def test_batches_hold_every_dataset(tmp_path):
+    data = told_data(tmp_path / "data")
+    with pytest.raises(ValueError, match="as many pairs of each of the 2 datasets, two at least, got 7"):
+        pretrain(data, tmp_path / "out", replace(OPTIM, batch_size=7))
+    with pytest.raises(ValueError, match="two at least, got 2"):
+        pretrain(data, tmp_path / "out", replace(OPTIM, batch_size=4, accumulate=2))
+    with pytest.raises(ValueError, match=r"pretrain_towers.masked must lie in \[0, 1\], got 2"):
+        TowerTraining(masked=2, val_pairs=1)
+
+
+def test_no_towers_are_said_to_be_none(tmp_path):
+    save_towers(None, None, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == {"towers": None}
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
