@@ -157,6 +157,7 @@ def test_datasets_are_prepared_before_they_are_used(profile):
         "evaluate_vqgan": params["evaluate_vqgan"]["datasets"],
         "tokenize_pairs": params["tokenize_pairs"]["datasets"],
         "pretrain_backbone": params["pretrain_backbone"]["datasets"],
+        "pretrain_towers": params["pretrain_towers"]["datasets"],
         "train_medim": params["train_medim"]["datasets"],
         "train_baseline": params["train_baseline"]["datasets"],
         "generate": params["generate"]["datasets"],
@@ -164,7 +165,7 @@ def test_datasets_are_prepared_before_they_are_used(profile):
     }
     missing = {stage: set(datasets) - set(sizes) for stage, datasets in used.items() if set(datasets) - set(sizes)}
     assert not missing
-    trained = {*used["pretrain_backbone"], *used["train_medim"]}
+    trained = {*used["pretrain_backbone"], *used["pretrain_towers"], *used["train_medim"]}
     assert trained <= set(used["tokenize_pairs"])
     assert set(params["evaluate"]["datasets"]) == set(used["generate"])
 

