@@ -7,8 +7,8 @@ the question that wording does not blur, which is why contrastive training needs
 predicting captions does (CLIP, Radford et al. 2021, arXiv:2103.00020, Sec. 2.3 and Fig. 2). Both encoders are trained
 so (medim.tower_pretraining), on the training pairs, and then stand beside the decoder's embedding:
 
-    each position of the picture   + what the picture tower saw there      EOI   + its summary of the picture
-    each token of the report       + what the report tower read there      BOI   + its summary of the report
+    each position of the picture   + what the picture tower saw there + the report tower's summary of the report
+    each token of the report       + what the report tower read there + the picture tower's summary of the picture
 
 through linear maps that start at 0, so that the decoder starts as its prior. [MASK] is a code and a word of its own to
 them: what is masked is not seen. They themselves stand still while the denoiser is trained (as in LiT, Zhai et al. 2021,
@@ -175,12 +175,7 @@ class TowerInputs(nn.Module):
             tokens, read = self.towers.report(words)
         side = math.isqrt(self.short.n_image)
         cells = evidence if evidence.shape[-1] == side else F.interpolate(evidence, (side, side))
-        return torch.cat(
-            [
-                self.maps["report_summary"](read)[:, None],
-                self.maps["picture"](cells.flatten(2).transpose(1, 2)),
-                self.maps["picture_summary"](seen)[:, None],
-                self.maps["report"](tokens),
-            ],
-            dim=1,
-        )
+        picture = self.maps["picture"](cells.flatten(2).transpose(1, 2)) + self.maps["report_summary"](read)[:, None]
+        report = self.maps["report"](tokens) + self.maps["picture_summary"](seen)[:, None]
+        edge = torch.zeros_like(report[:, :1])  # BOI, EOI
+        return torch.cat([edge, picture, edge, report], dim=1)

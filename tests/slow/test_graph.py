@@ -87,7 +87,14 @@ def test_switching_to_another_world_and_back_trains_nothing_again(fresh):
     fresh.write_profile("other", {**SMALL, "seed": 1})
     fresh.switch("other")
     trained, _ = fresh.repro("train_medim@medim")
-    path = {"prepare_data", "train_vqgan", "tokenize_pairs", "pretrain_backbone", "pretrain_towers", "train_medim@medim"}
+    path = {
+        "prepare_data",
+        "train_vqgan",
+        "tokenize_pairs",
+        "pretrain_backbone",
+        "pretrain_towers",
+        "train_medim@medim",
+    }
     assert trained == path
     fresh.switch("small")
     ran, restored = fresh.repro("train_medim@medim")
