@@ -154,12 +154,12 @@ class MLLM(nn.Module):
         width, layers = self.decoder.config.hidden_size, self.decoder.config.num_hidden_layers
         self.patch = CodePatch(layout, settings.code_patch, width) if settings.code_patch > 1 else None
         self.stem: CodeStem | None = None
-        scale = float(self.decoder.config.initializer_range)
         if settings.code_stem:
+            scale = float(self.decoder.config.initializer_range)
             self.stem = CodeStem(self.short.n_image, width, settings.code_stem, scale)
         self.towers: TowerInputs | None = None
         if settings.towers is not None:
-            self.towers = TowerInputs(vocab, layout, self.short, width, scale, settings.towers)
+            self.towers = TowerInputs(vocab, layout, self.short, width, settings.towers)
         self.embed_time: TimestepEmbedder | None = None
         self.adaln: AdaLN | None = None
         self.time_weight: nn.Parameter | None = None

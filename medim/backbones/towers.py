@@ -145,16 +145,11 @@ class TowerInputs(nn.Module):
     """Towers beside a decoder's embedding; see the head of this file."""
 
     def __init__(
-        self, vocab: SharedVocab, layout: SequenceLayout, short: SequenceLayout, width: int, scale: float,
-        settings: TowerSettings,
-    ) -> None:  # fmt: skip
-        """`layout` of the tokens, `short` of the decoder's positions, `width` D.
-
-        `scale` is the embeddings' standard deviation. What is added is multiplied by it: Adam moves each of hundreds of
-        weights by the learning rate, and without it the first steps would drown the prior's embeddings.
-        """
+        self, vocab: SharedVocab, layout: SequenceLayout, short: SequenceLayout, width: int, settings: TowerSettings
+    ) -> None:
+        """`layout` of the tokens, `short` of the decoder's positions, `width` D."""
         super().__init__()
-        self.vocab, self.layout, self.short, self.scale = vocab, layout, short, scale
+        self.vocab, self.layout, self.short = vocab, layout, short
         self.towers = Towers(vocab, layout, settings).requires_grad_(False)
         self.maps = nn.ModuleDict({
             "picture": nn.Linear(settings.evidence, width), "picture_summary": nn.Linear(settings.summary, width),
@@ -183,4 +178,4 @@ class TowerInputs(nn.Module):
         picture = self.maps["picture"](cells.flatten(2).transpose(1, 2)) + self.maps["report_summary"](read)[:, None]
         report = self.maps["report"](tokens) + self.maps["picture_summary"](seen)[:, None]
         edge = torch.zeros_like(report[:, :1])  # BOI, EOI
-        return self.scale * torch.cat([edge, picture, edge, report], dim=1)
+        return torch.cat([edge, picture, edge, report], dim=1)

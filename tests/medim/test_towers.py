@@ -91,9 +91,7 @@ def test_a_cell_stands_where_its_codes_stand():
         model.towers.towers.picture(ids[:, LAYOUT.image] - VOCAB.image_offset)[0] for ids in (sixteen, other)
     )
     rows = model.towers(other)[0, 1:5] - model.towers(sixteen)[0, 1:5]
-    expected = (
-        (changed - evidence).flatten(2).transpose(1, 2) @ model.towers.maps["picture"].weight.T * model.towers.scale
-    )
+    expected = (changed - evidence).flatten(2).transpose(1, 2) @ model.towers.maps["picture"].weight.T
     torch.testing.assert_close(rows, expected[0])
 
 
