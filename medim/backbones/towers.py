@@ -11,9 +11,10 @@ so (medim.tower_pretraining), on the training pairs, and then stand beside the d
     each token of the report       + what the report tower read there + the picture tower's summary of the picture
 
 through linear maps that start at 0, so that the decoder starts as its prior. [MASK] is a code and a word of its own to
-them: what is masked is not seen. They themselves stand still while the denoiser is trained (as in LiT, Zhai et al.
-2021, arXiv:2111.07991): its gradient, mostly of wording, undoes what they have learned. Not in the paper, and nothing
-where `towers: null`.
+them: what is masked is not seen. The
+picture tower stands still while the denoiser is trained (as in LiT, Zhai et al. 2021, arXiv:2111.07991): the denoiser's
+gradient, mostly of wording, undoes what it has learned. The report tower learns on, since its convolutions help with
+wording as well. Not in the paper, and nothing where `towers: null`.
 
 Letters: B batch, n codes of a picture, T report tokens, S positions of the decoder, D its width, E evidence channels.
 """
@@ -150,7 +151,10 @@ class TowerInputs(nn.Module):
         """`layout` of the tokens, `short` of the decoder's positions, `width` D."""
         super().__init__()
         self.vocab, self.layout, self.short = vocab, layout, short
-        self.towers = Towers(vocab, layout, settings).requires_grad_(False)
+        self.towers = Towers(vocab, layout, settings)
+        for still in (self.towers.picture, self.towers.picture_head):
+            still.requires_grad_(False)
+        self.towers.log_scale.requires_grad_(False)
         self.maps = nn.ModuleDict({
             "picture": nn.Linear(settings.evidence, width), "picture_summary": nn.Linear(settings.summary, width),
             "report": nn.Linear(settings.report_width, width), "report_summary": nn.Linear(settings.summary, width),
@@ -159,9 +163,9 @@ class TowerInputs(nn.Module):
             nn.init.zeros_(parameter)
 
     def train(self, mode: bool = True) -> TowerInputs:
-        """As usual, but that BatchNorm keeps the statistics of the towers' own training."""
+        """As usual, but that the picture tower keeps the BatchNorm statistics of its own training."""
         super().train(mode)
-        self.towers.eval()
+        self.towers.picture.eval()
         return self
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -172,7 +176,7 @@ class TowerInputs(nn.Module):
         words = torch.where(text == masked, self.vocab.n_text, text)
         with torch.no_grad():
             evidence, seen = self.towers.picture(codes)
-            tokens, read = self.towers.report(words)
+        tokens, read = self.towers.report(words)
         side = math.isqrt(self.short.n_image)
         cells = evidence if evidence.shape[-1] == side else F.interpolate(evidence, (side, side))
         picture = self.maps["picture"](cells.flatten(2).transpose(1, 2)) + self.maps["report_summary"](read)[:, None]
