@@ -275,4 +275,5 @@ def load_towers(backbone: MLLM, folder: Path) -> int:
     if wrong:
         raise ValueError(f"{folder} does not fit the backbone at {wrong[:3]}: rerun `dvc repro pretrain_towers`")
     backbone.towers.towers.load_state_dict(state)
+    backbone.towers.copy_words()
     return len(state)

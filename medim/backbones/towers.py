@@ -12,9 +12,9 @@ so (medim.tower_pretraining), on the training pairs, and then stand beside the d
 
 through linear maps that start at 0, so that the decoder starts as its prior. [MASK] is a code and a word of its own to
 them: what is masked is not seen. The
-picture tower stands still while the denoiser is trained (as in LiT, Zhai et al. 2021, arXiv:2111.07991): the denoiser's
-gradient, mostly of wording, undoes what it has learned. The report tower learns on, since its convolutions help with
-wording as well. Not in the paper, and nothing where `towers: null`.
+towers stand still while the denoiser is trained (as in LiT, Zhai et al. 2021, arXiv:2111.07991): its gradient, mostly
+of wording, undoes what they have learned. What is read at each token comes from a copy of the report tower that learns
+on, since its convolutions help with wording as well. Not in the paper, and nothing where `towers: null`.
 
 Letters: B batch, n codes of a picture, T report tokens, S positions of the decoder, D its width, E evidence channels.
 """
@@ -102,7 +102,7 @@ class PictureTower(nn.Module):
         return evidence, F.relu(self.project(pooled))
 
 
-class ReportTower(nn.Module):
+class WordConvolutions(nn.Module):
     """Residual convolutions over a report's tokens; token `n_text` is [MASK]."""
 
     def __init__(self, n_text: int, settings: TowerSettings) -> None:
@@ -115,14 +115,28 @@ class ReportTower(nn.Module):
             nn.Conv1d(width, width, REPORT_KERNEL, padding=REPORT_KERNEL // 2) for _ in range(settings.report_blocks)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(settings.report_blocks))
-        self.project = nn.Linear(2 * width, settings.summary)
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T) -> what stands at each token (B, T, width) and the summary (B, summary)."""
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) -> (B, T, report_width)."""
         x: Tensor = self.embed(ids)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = x + F.silu(norm(conv(x.transpose(1, 2)).transpose(1, 2)))
-        return x, self.project(torch.cat([x.amax(1), x.mean(1)], 1))
+        return x
+
+
+class ReportTower(nn.Module):
+    """What stands at a report's tokens, pooled."""
+
+    def __init__(self, n_text: int, settings: TowerSettings) -> None:
+        super().__init__()
+        self.words = WordConvolutions(n_text, settings)
+        self.project = nn.Linear(2 * settings.report_width, settings.summary)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) -> summary (B, summary)."""
+        x = self.words(ids)
+        summary: Tensor = self.project(torch.cat([x.amax(1), x.mean(1)], 1))
+        return summary
 
 
 class Towers(nn.Module):
@@ -138,7 +152,7 @@ class Towers(nn.Module):
     def similarities(self, codes: Tensor, ids: Tensor) -> Tensor:
         """(B, B) scaled cosines in float32: row i is picture i against every report."""
         pictures = F.normalize(self.picture_head(self.picture(codes)[1]).float(), dim=1)
-        reports = F.normalize(self.report(ids)[1].float(), dim=1)
+        reports = F.normalize(self.report(ids).float(), dim=1)
         return pictures @ reports.T * self.log_scale.exp().clamp(max=MOST_SCALE)
 
 
@@ -151,10 +165,9 @@ class TowerInputs(nn.Module):
         """`layout` of the tokens, `short` of the decoder's positions, `width` D."""
         super().__init__()
         self.vocab, self.layout, self.short = vocab, layout, short
-        self.towers = Towers(vocab, layout, settings)
-        for still in (self.towers.picture, self.towers.picture_head):
-            still.requires_grad_(False)
-        self.towers.log_scale.requires_grad_(False)
+        self.towers = Towers(vocab, layout, settings).requires_grad_(False)
+        self.words = WordConvolutions(vocab.n_text, settings)
+        self.copy_words()
         self.maps = nn.ModuleDict({
             "picture": nn.Linear(settings.evidence, width), "picture_summary": nn.Linear(settings.summary, width),
             "report": nn.Linear(settings.report_width, width), "report_summary": nn.Linear(settings.summary, width),
@@ -162,10 +175,14 @@ class TowerInputs(nn.Module):
         for parameter in self.maps.parameters():
             nn.init.zeros_(parameter)
 
+    def copy_words(self) -> None:
+        """Start the words that learn where the report tower's are."""
+        self.words.load_state_dict(self.towers.report.words.state_dict())
+
     def train(self, mode: bool = True) -> TowerInputs:
-        """As usual, but that the picture tower keeps the BatchNorm statistics of its own training."""
+        """As usual, but that the towers keep the BatchNorm statistics of their own training."""
         super().train(mode)
-        self.towers.picture.eval()
+        self.towers.eval()
         return self
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -176,10 +193,10 @@ class TowerInputs(nn.Module):
         words = torch.where(text == masked, self.vocab.n_text, text)
         with torch.no_grad():
             evidence, seen = self.towers.picture(codes)
-        tokens, read = self.towers.report(words)
+            read = self.towers.report(words)
         side = math.isqrt(self.short.n_image)
         cells = evidence if evidence.shape[-1] == side else F.interpolate(evidence, (side, side))
         picture = self.maps["picture"](cells.flatten(2).transpose(1, 2)) + self.maps["report_summary"](read)[:, None]
-        report = self.maps["report"](tokens) + self.maps["picture_summary"](seen)[:, None]
+        report = self.maps["report"](self.words(words)) + self.maps["picture_summary"](seen)[:, None]
         edge = torch.zeros_like(report[:, :1])  # BOI, EOI
         return torch.cat([edge, picture, edge, report], dim=1)
