@@ -7,7 +7,8 @@
     complete_report   a begun report is finished, with or without a picture
     fill_picture      erased codes are sampled anew
 
-Every function is batched, takes one seed per sample, and a sample depends on its own seed only.
+Every function is batched, takes one seed per sample, and a sample depends on its own seed only. With
+`sampler.candidates` K each is answered K times, and the answer whose picture and report agree best is kept.
 
 Letters: B batch, T report tokens, n codes, S pixels a side.
 """
@@ -30,6 +31,7 @@ from medim.pairs import PROMPT_END, Pair, full_text, load_images, split_prompt
 from medim.precision import use_bf16
 from medim.systems import TASKS, Sample
 from medim.tokenizers.vqgan import VQGAN, load_vqgan, to_pixels, to_unit
+from medim.training import step_seed
 
 Images = NDArray[np.uint8]
 
@@ -67,8 +69,13 @@ class Questions:
         """Both go to eval mode. `settings_of`: task -> the sampler that `generate` takes for it, where another one.
 
         Raises:
-            ValueError: the VQGAN's codebook is not the model's.
+            ValueError: the VQGAN's codebook is not the model's, or candidates are to be ranked without towers.
         """
+        asked = [settings, *(settings_of or {}).values()]
+        if any(sampler.candidates > 1 for sampler in asked) and model.backbone.towers is None:
+            raise ValueError(
+                "sampler.candidates ranks answers by the model's towers, this one has none: set it to 1 (params.yaml)"
+            )
         if vqgan.codebook_size != model.vocab.n_image:
             raise ValueError(
                 f"the model knows {model.vocab.n_image} codes, the VQGAN has {vqgan.codebook_size}: "
@@ -147,16 +154,36 @@ class Questions:
 
     def _finish(self, x: Tensor, seeds: Sequence[int]) -> Answers:
         """Fill the [MASK] of x (B, L) and read the pairs."""
+        filled, evaluations = self._fill(x, seeds)
+        if self.settings.candidates > 1:
+            filled, evaluations = self._best(x, seeds, filled, evaluations)
+        layout = self.model.layout
+        codes = self.model.vocab.to_codes(filled[:, layout.image])
+        images = to_pixels(self.vqgan.decode(codes.to(next(self.vqgan.parameters()).device))).cpu().numpy()
+        texts = [self.model.tokenizer.decode(row) for row in filled[:, layout.text].tolist()]
+        return Answers(texts, codes, images, evaluations.tolist())
+
+    def _fill(self, x: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Finished ids (B, L) and evaluations (B,)."""
         device = self.model.device
         with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(self.settings.precision, device)):
             result: SampleResult = sample(
                 self.model, x, self.model.space, self.settings, seeded_generators(seeds), self.model.schedule
             )
-        layout = self.model.layout
-        codes = self.model.vocab.to_codes(result.x[:, layout.image])
-        images = to_pixels(self.vqgan.decode(codes.to(next(self.vqgan.parameters()).device))).cpu().numpy()
-        texts = [self.model.tokenizer.decode(row) for row in result.x[:, layout.text].tolist()]
-        return Answers(texts, codes, images, result.num_evaluations.tolist())
+        return result.x, result.num_evaluations
+
+    def _best(self, x: Tensor, seeds: Sequence[int], first: Tensor, evaluations: Tensor) -> tuple[Tensor, Tensor]:
+        """The finished ids that agree best among `first` and the other candidates; evaluations of all of them."""
+        towers = self.model.backbone.towers
+        assert towers is not None
+        best, agreement = first, towers.agreement(first)
+        for number in range(1, self.settings.candidates):
+            filled, more = self._fill(x, [step_seed(seed, number) for seed in seeds])
+            agrees = towers.agreement(filled)
+            better = agrees > agreement
+            best, agreement = torch.where(better[:, None], filled, best), torch.where(better, agrees, agreement)
+            evaluations = evaluations + more
+        return best, evaluations
 
     def generate(self, task: str, dataset: str, pairs: Sequence[Pair], seeds: Sequence[int]) -> list[Sample]:
         """See `medim.systems.System`.

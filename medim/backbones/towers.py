@@ -149,10 +149,14 @@ class Towers(nn.Module):
         self.picture_head = nn.Linear(settings.summary, settings.summary)
         self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
 
+    def directions(self, codes: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, summary) unit vectors of pictures and of reports in float32; their products are cosines."""
+        pictures = F.normalize(self.picture_head(self.picture(codes)[1]).float(), dim=1)
+        return pictures, F.normalize(self.report(ids).float(), dim=1)
+
     def similarities(self, codes: Tensor, ids: Tensor) -> Tensor:
         """(B, B) scaled cosines in float32: row i is picture i against every report."""
-        pictures = F.normalize(self.picture_head(self.picture(codes)[1]).float(), dim=1)
-        reports = F.normalize(self.report(ids).float(), dim=1)
+        pictures, reports = self.directions(codes, ids)
         return pictures @ reports.T * self.log_scale.exp().clamp(max=MOST_SCALE)
 
 
@@ -185,12 +189,22 @@ class TowerInputs(nn.Module):
         self.towers.eval()
         return self
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """(B, L) shared ids -> (B, S, D), to be added to the embeddings of the decoder's positions."""
+    def _own_ids(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (B, n) and words (B, T) of shared ids, with the towers' own [MASK]."""
         text, image = ids[:, self.layout.text], ids[:, self.layout.image]
         masked = self.vocab.mask_id
         codes = torch.where(image == masked, self.vocab.n_image, image - self.vocab.image_offset)
-        words = torch.where(text == masked, self.vocab.n_text, text)
+        return codes, torch.where(text == masked, self.vocab.n_text, text)
+
+    @torch.no_grad()
+    def agreement(self, ids: Tensor) -> Tensor:
+        """(B,) cosine in [-1, 1] between the picture and the report of each finished pair of shared ids (B, L)."""
+        pictures, reports = self.towers.directions(*self._own_ids(ids))
+        return (pictures * reports).sum(1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, L) shared ids -> (B, S, D), to be added to the embeddings of the decoder's positions."""
+        codes, words = self._own_ids(ids)
         with torch.no_grad():
             evidence, seen = self.towers.picture(codes)
             read = self.towers.report(words)

@@ -41,6 +41,8 @@ class SamplerSettings:
         text_length: `first` draws a report's length from P(EOS) before its words (one evaluation, see
             `length.draw_lengths`); `free` lets EOS be drawn like any token (official: there is no EOS).
         eos_fills: at the end, what follows the first EOS of a report is overwritten by EOS (given tokens stay).
+        candidates: samples drawn a question, of which `medim.questions` keeps the one whose picture and report agree
+            best by the model's towers (as DALL-E ranks samples by CLIP, Ramesh et al. 2021, Sec. 2.6); 1: no choice.
         precision: of the network, `auto`, `bf16` or `fp32` (see medim.precision); draws are float64 always. Obeyed by
             `medim.questions`; `sampler.sample` computes as it is told by its caller.
     """
@@ -71,6 +73,7 @@ class SamplerSettings:
     guidance_ramp: str
     text_length: str
     eos_fills: bool
+    candidates: int
     precision: str
 
     def __post_init__(self) -> None:
@@ -114,6 +117,7 @@ class SamplerSettings:
             "image_top_p": not 0 < self.image_top_p <= 1,
             "text_guidance": self.text_guidance < 0,
             "image_guidance": self.image_guidance < 0,
+            "candidates": self.candidates < 1,
         }
         for name, bad in wrong.items():
             if bad:
@@ -148,5 +152,5 @@ def official_settings(steps: int) -> SamplerSettings:
         text_commit="count", image_commit="count", text_commit_level=0.0, image_commit_level=0.0,
         text_temperature=1.0, image_temperature=1.0, text_top_p=1.0, image_top_p=1.0,
         text_guidance=5.0, image_guidance=5.0, guidance_ramp="linear", text_length="free", eos_fills=False,
-        precision="auto",
+        candidates=1, precision="auto",
     )  # fmt: skip

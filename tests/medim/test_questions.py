@@ -8,6 +8,7 @@ import tiny_medim as tiny
 import torch
 from torch import Tensor, nn
 
+from medim.backbones.towers import TowerSettings
 from medim.diffusion.denoise import ModalityLogits
 from medim.medim_training import build_medim
 from medim.pairs import Pair, encode_png
@@ -15,6 +16,7 @@ from medim.pretrained import Beginning
 from medim.questions import Questions, load_system
 from medim.systems import TASKS, ReportLikelihood
 from medim.tokenizers.vqgan import save_vqgan
+from medim.training import step_seed
 
 
 class Oracle(nn.Module):
@@ -115,6 +117,26 @@ def test_a_sample_depends_on_its_own_seed_only():
     assert both.texts[1] == alone.texts[0]
     assert torch.equal(both.codes[1], alone.codes[0])
     assert not torch.equal(other.codes[0], alone.codes[0])
+
+
+def test_of_several_candidates_the_one_whose_halves_agree_best_is_kept():
+    sizes = TowerSettings(code_width=4, channels=6, blocks=1, evidence=8, report_width=6, report_blocks=1, summary=5)
+    model = tiny.medim(backbone=replace(tiny.BACKBONE, towers=sizes))
+    one, three = (Questions(model, tiny.vqgan(), replace(tiny.SAMPLER, candidates=k)) for k in (1, 3))
+    seeds = [5, 6]
+    drawn = [one.joint([step_seed(seed, k) if k else seed for seed in seeds]) for k in range(3)]
+    agreement = torch.stack(
+        [model.backbone.towers.agreement(model.sequence(one.text_ids(a.texts), a.codes)) for a in drawn]
+    )
+    assert float(agreement.std(0).min()) > 1e-4  # the candidates differ
+    kept = three.joint(seeds)
+    for i, best in enumerate(agreement.argmax(0).tolist()):
+        assert torch.equal(kept.codes[i], drawn[best].codes[i])
+        assert kept.texts[i] == drawn[best].texts[i]
+    assert kept.evaluations == [12, 12]
+    assert torch.equal(three.joint([6]).codes[0], kept.codes[1])
+    with pytest.raises(ValueError, match="this one has none: set it to 1"):
+        Questions(tiny.medim(), tiny.vqgan(), replace(tiny.SAMPLER, candidates=2))
 
 
 def test_it_is_a_system(tmp_path):
