@@ -123,18 +123,17 @@ def test_of_several_candidates_the_one_whose_halves_agree_best_is_kept():
     sizes = TowerSettings(code_width=4, channels=6, blocks=1, evidence=8, report_width=6, report_blocks=1, summary=5)
     model = tiny.medim(backbone=replace(tiny.BACKBONE, towers=sizes))
     one, three = (Questions(model, tiny.vqgan(), replace(tiny.SAMPLER, candidates=k)) for k in (1, 3))
-    seeds = [5, 6]
-    drawn = [one.joint([step_seed(seed, k) if k else seed for seed in seeds]) for k in range(3)]
+    seeds, texts = [5, 6], tiny.TEXTS[:2]
+    drawn = [one.report_to_image(texts, [step_seed(seed, k) if k else seed for seed in seeds]) for k in range(3)]
     agreement = torch.stack(
-        [model.backbone.towers.agreement(model.sequence(one.text_ids(a.texts), a.codes)) for a in drawn]
+        [model.backbone.towers.agreement(model.sequence(one.text_ids(texts), answers.codes)) for answers in drawn]
     )
     assert float(agreement.std(0).min()) > 1e-4  # the candidates differ
-    kept = three.joint(seeds)
+    kept = three.report_to_image(texts, seeds)
     for i, best in enumerate(agreement.argmax(0).tolist()):
         assert torch.equal(kept.codes[i], drawn[best].codes[i])
-        assert kept.texts[i] == drawn[best].texts[i]
-    assert kept.evaluations == [12, 12]
-    assert torch.equal(three.joint([6]).codes[0], kept.codes[1])
+    assert kept.evaluations == [3 * drawn[0].evaluations[0]] * 2
+    assert torch.equal(three.report_to_image(texts[1:], [6]).codes[0], kept.codes[1])
     with pytest.raises(ValueError, match="this one has none: set it to 1"):
         Questions(tiny.medim(), tiny.vqgan(), replace(tiny.SAMPLER, candidates=2))
 
