@@ -11,10 +11,10 @@ so (medim.tower_pretraining), on the training pairs, and then stand beside the d
     each token of the report       + what the report tower read there + the picture tower's summary of the picture
 
 through linear maps that start at 0, so that the decoder starts as its prior. [MASK] is a code and a word of its own to
-them: what is masked is not seen. The
-towers stand still while the denoiser is trained (as in LiT, Zhai et al. 2021, arXiv:2111.07991): its gradient, mostly
-of wording, undoes what they have learned. What is read at each token comes from a copy of the report tower that learns
-on, since its convolutions help with wording as well. Not in the paper, and nothing where `towers: null`.
+them: what is masked is not seen. The towers stand still while the denoiser is trained (as in LiT, Zhai et al. 2021,
+arXiv:2111.07991): its gradient, mostly of wording, undoes what they have learned. What is read at each token comes from
+a copy of the report tower that learns on, since its convolutions help with wording as well. Not in the paper, and
+nothing where `towers: null`.
 
 Letters: B batch, n codes of a picture, T report tokens, S positions of the decoder, D its width, E evidence channels.
 """
