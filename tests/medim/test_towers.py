@@ -81,7 +81,7 @@ def test_what_was_seen_at_a_place_is_the_pictures_own_and_summaries_are_the_othe
 
 
 def test_a_cell_stands_where_its_codes_stand():
-    """Code patches of 2: the decoder's grid is the tower's, and only cells near a changed code change much."""
+    """Code patches of 2: the decoder's grid is the tower's, cell by cell."""
     model = loud(backbone(code_patch=2), "picture")
     sixteen = sequences(1)
     sixteen[:, LAYOUT.image] = VOCAB.from_codes(torch.zeros(1, 16, dtype=torch.int64))
