@@ -88,6 +88,21 @@ def test_stages_run_with_the_python_on_path_where_setup_made_none(tmp_path):
     assert done.stdout == "PATH: -m x\n"
 
 
+def test_stages_keep_freed_memory_unless_told_otherwise(tmp_path):
+    fake = tmp_path / "bin/python"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\necho "$GLIBC_TUNABLES"\n')
+    fake.chmod(0o755)
+    env = shell_without_activation()
+    env["PATH"] = f"{fake.parent}{os.pathsep}{env['PATH']}"
+    for own, said in (
+        ({}, "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold="),
+        ({"GLIBC_TUNABLES": "a=1"}, "a=1\n"),
+    ):
+        done = subprocess.run([ROOT / "stages/python"], cwd=tmp_path, env=env | own, capture_output=True, text=True)
+        assert done.stdout.startswith(said)
+
+
 def test_setup_does_nothing_where_nothing_changed():
     stamp = ROOT / ".venv/.medim-stamp"
     if not stamp.is_file():

@@ -57,12 +57,27 @@ def sample(
             the rounding of a network whose sums depend on the batch size).
         noise: the schedule that the network was trained with; turns a share of masked tokens into a time.
         targets: (B, L) bool, unknown tokens to fill; the others stay [MASK]. None: all.
-        null: (B, L) bool, given tokens that guidance takes away in its second pass. None: all given tokens.
+        null: (B, L) bool, given tokens that guidance takes away in its second pass. None: all given tokens. A report
+            that was filled before its picture (`text_lead` 1) is taken away as well.
 
     Raises:
         ValueError: see `Canvas` and `Canvas.finish`.
     """
-    canvas = Canvas(space, x, generators, targets, null)
+    if settings.text_lead < 1:
+        return _fill(Canvas(space, x, generators, targets, null), denoise, settings, noise)
+    unknown = x == space.mask_id if targets is None else (x == space.mask_id) & targets
+    report = unknown & space.is_text.to(x.device)
+    first = _fill(Canvas(space, x, generators, report, null), denoise, settings, noise)
+    null = None if null is None else null | report
+    second = _fill(Canvas(space, first.x, generators, unknown & ~report, null), denoise, settings, noise)
+    later = torch.where(second.steps < 0, -1, second.steps + first.steps.amax(1, keepdim=True) + 1)
+    return SampleResult(
+        second.x, torch.where(report, first.steps, later), first.log_probs + second.log_probs,
+        first.num_evaluations + second.num_evaluations,
+    )  # fmt: skip
+
+
+def _fill(canvas: Canvas, denoise: Denoise, settings: SamplerSettings, noise: Schedule) -> SampleResult:
     if settings.method == "ancestral":
         fill_ancestral(canvas, denoise, settings, noise)
     elif settings.method == "first_hitting":

@@ -26,7 +26,9 @@ class SamplerSettings:
         time: what the network is told: `fraction`, the time at which as many tokens are masked as now are, or
             `linspace`, the official 1 .. 1e-5 over the steps, whatever is masked.
         text_steps, image_steps: evaluations at most, >= 1; see commit. In joint sampling both share the longer run.
-        text_lead: share of a joint run, in [0, 1), during which the picture waits for the report.
+        text_lead: share of a joint run, in [0, 1], during which the picture waits for the report; 1: the report is
+            finished while the picture is hidden, then the picture is sampled given the report, guidance included. That
+            is the same distribution by the chain rule, and both are states of training.
         text_schedule, image_schedule: see `counts.token_counts`.
         text_shift, image_shift: a of the schedule `shift`, > 0; < 1 fills many tokens early.
         text_order, image_order: see `order.scores`.
@@ -86,10 +88,10 @@ class SamplerSettings:
         self._check_numbers()
         if self.pool == "joint":
             self._check_joint_pool()
-        if self.text_lead > 0 and (self.text_commit, self.image_commit) != ("count", "count"):
+        if 0 < self.text_lead < 1 and (self.text_commit, self.image_commit) != ("count", "count"):
             raise ValueError(
                 f"text_lead {self.text_lead} needs text_commit and image_commit `count`: an adaptive rule "
-                f"has no plan to wait in; set text_lead to 0 in params.yaml"
+                f"has no plan to wait in; set text_lead to 0 or 1 in params.yaml"
             )
 
     def _check_names(self) -> None:
@@ -107,7 +109,7 @@ class SamplerSettings:
         wrong = {
             "text_steps": self.text_steps < 1,
             "image_steps": self.image_steps < 1,
-            "text_lead": not 0 <= self.text_lead < 1,
+            "text_lead": not 0 <= self.text_lead <= 1,
             "text_shift": self.text_shift <= 0,
             "image_shift": self.image_shift <= 0,
             "choice_temperature": self.choice_temperature < 0,

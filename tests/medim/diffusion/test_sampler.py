@@ -29,7 +29,15 @@ def p_value(counts: torch.Tensor, expected: torch.Tensor) -> float:
 EXACT = {
     "random": {"text_order": "random", "image_order": "random", "text_steps": 4, "image_steps": 4, "pool": "joint"},
     "raster": {"text_order": "raster", "image_order": "raster", "text_steps": 4, "image_steps": 4, "pool": "joint"},
+    "report first": {
+        "text_lead": 1.0,
+        "text_order": "random",
+        "image_order": "random",
+        "text_steps": 4,
+        "image_steps": 4,
+    },
     "first_hitting": {"method": "first_hitting"},
+    "report first, first_hitting": {"method": "first_hitting", "text_lead": 1.0},
     "ancestral": {"method": "ancestral", "text_steps": 60, "image_steps": 60},
 }
 
@@ -111,6 +119,7 @@ VARIANTS = {
     "profile": {"text_commit": "profile", "text_top_p": 0.9, "time": "linspace"},
     "guided": {"text_guidance": 2.0, "image_guidance": 1.0, "eos_fills": True},
     "lead": {"text_lead": 0.25, "text_steps": 12, "image_steps": 6},
+    "report first": {"text_lead": 1.0, "text_steps": 12, "image_steps": 6, "image_guidance": 2.0},
     "ancestral": {"method": "ancestral", "text_guidance": 1.0},
     "first_hitting": {"method": "first_hitting"},
 }
@@ -269,6 +278,18 @@ def test_eos_ends_the_report_but_never_before_a_given_word(random_net, space, bl
     assert bool(((free == 0).int().cumsum(1).bool() & (free != 0)).any())  # the net does write on after EOS
 
 
+def test_a_report_that_comes_first_is_whole_before_the_picture_and_guides_it(random_net, space, blank, settings):
+    plain = dict(text_steps=5, image_steps=3, text_schedule="linear", image_schedule="linear", text_length="free")
+    out = run(random_net, blank(6), space, settings(text_lead=1.0, image_guidance=2.0, **plain))
+    report, picture = out.steps[:, space.layout.text], out.steps[:, space.layout.image]
+    assert report.amax(1).tolist() == [4] * 6 and picture.amin(1).tolist() == [5] * 6
+    assert picture.amax(1).tolist() == [7] * 6
+    assert out.num_evaluations.tolist() == [5 + 2 * 3] * 6  # nothing is given to the report, the report to the picture
+    free = run(random_net, blank(6), space, settings(text_lead=1.0, **plain))
+    assert torch.equal(free.x[:, space.layout.text], out.x[:, space.layout.text])
+    assert not torch.equal(free.x, out.x)
+
+
 def test_nothing_to_do_is_no_evaluation(oracle, space, settings):
     for method in ("maskgit", "ancestral", "first_hitting"):
         out = run(oracle, oracle.truth.clone(), space, settings(method=method))
@@ -313,6 +334,7 @@ def test_wrong_input_is_refused_with_a_remedy(random_net, space, blank, settings
         ({"text_top_p": 0.0}, "text_top_p is 0.0"),
         ({"pool": "joint", "text_steps": 4}, "text_steps is 4 and image_steps is 8"),
         ({"text_lead": 0.2, "text_commit": "factor"}, "text_lead 0.2"),
+        ({"text_lead": 1.1}, "text_lead is 1.1"),
     ],
 )
 def test_contradicting_settings_are_refused(settings, changes, message):
