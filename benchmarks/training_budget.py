@@ -89,10 +89,10 @@ def read_budget(world: World, model: str) -> Budget:
 
 def table(budgets: Sequence[Budget]) -> str:
     """Scores as Markdown, one column a row."""
-    head = "| test pairs | " + " | ".join(f"{b.model}: {b.samples:,} samples, {b.seconds / 60:.1f} min" for b in budgets)
-    lines = [f"{head} |", "|---|" + "---|" * len(budgets)]
-    for name in dict.fromkeys(name for budget in budgets for name in budget.scores):
-        lines.append(f"| {name} | " + " | ".join(_cell(budget.scores.get(name)) for budget in budgets) + " |")
+    names = [f"{b.model}: {b.samples:,} samples, {b.seconds / 60:.1f} min" for b in budgets]
+    lines = [f"| test pairs | {' | '.join(names)} |", "|---|" + "---|" * len(budgets)]
+    scored = dict.fromkeys(name for budget in budgets for name in budget.scores)
+    lines += [f"| {name} | " + " | ".join(_cell(b.scores.get(name)) for b in budgets) + " |" for name in scored]
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from pipeline.paths import World
 
 def lay(world: World, model: str, steps: int, f1: float) -> None:
     """A row of `steps` steps of 16, validated half-way and at the end."""
+    score = {"value": f1, "low": f1, "high": f1, "n": 9}
     lines = [
         {"step": step, "val/phantom_cxr/image_to_report": 10 / step, "val/phantom_cxr/own_picture_saves": float(step),
          "val/phantom_cxr/joint": 1.0, "val/phantom_pathology/own_picture_saves": 2.0 * step}
@@ -22,9 +23,7 @@ def lay(world: World, model: str, steps: int, f1: float) -> None:
             json.dumps(line) + "\n" for line in [{"step": 1, "medim/loss": 2.0}, *lines]
         ),
         world.costs(f"train_medim@{model}"): json.dumps({"examples": steps * 16, "seconds": 60.0 * steps}),
-        world.metrics(model): json.dumps(
-            {"rows": {"MeDiM": {"phantom_cxr/image_to_report/finding_f1": {"value": f1, "low": f1, "high": f1, "n": 9}}}}
-        ),
+        world.metrics(model): json.dumps({"rows": {"MeDiM": {"phantom_cxr/image_to_report/finding_f1": score}}}),
     }
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
