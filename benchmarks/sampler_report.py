@@ -119,7 +119,7 @@ def table(record: Record, described: Mapping[str, Any]) -> str:
         lines = [group, "  ".join(head)]
         for key in keys:
             point, ratio = record.points[key], ratios(key, record)
-            scores = [_score(point[metric]) for metric in metrics]
+            scores = [score_text(point[metric]) for metric in metrics]
             cells = [f"{key[len(group) + 1 :]:{wide}}", f"{point['evaluations']:6.1f}", f"{point['seconds']:5.1f}",
                      *(f"{score:>24}" for score in scores), _ratio(ratio["finding_f1"], 8),
                      _ratio(ratio["evaluations"], 11), _ratio(ratio["seconds"], 7)]  # fmt: skip
@@ -128,7 +128,8 @@ def table(record: Record, described: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
-def _score(score: Mapping[str, float | None]) -> str:
+def score_text(score: Mapping[str, float | None]) -> str:
+    """`0.557 (0.523–0.583)`, without an interval where there is none, or `not measured`."""
     if score["value"] is None:
         return "not measured"
     if score["low"] is None:

@@ -11,6 +11,7 @@ Both rows come from `phantom-full`.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks.sampler_report import COLOURS, score_text
 from pipeline.params_file import ParamsError, load_top
 from pipeline.paths import RUNS, World
 
@@ -35,8 +37,8 @@ SCORES = (
     "image_to_report/finding_f1", "image_to_report/sentence_validity", "image_to_report/side_auroc",
     "report_to_image/finding_f1_ratio", "joint/finding_f1", "joint/sentence_validity",
 )  # fmt: skip
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-STYLES = ("-", "--")
+STYLES = ("-", "--", "-.", ":")  # of datasets, again from the first where there are more
+NO_SCORE: Mapping[str, float | None] = {"value": None}
 
 
 @dataclass(frozen=True)
@@ -92,16 +94,10 @@ def table(budgets: Sequence[Budget]) -> str:
     names = [f"{b.model}: {b.samples:,} samples, {b.seconds / 60:.1f} min" for b in budgets]
     lines = [f"| test pairs | {' | '.join(names)} |", "|---|" + "---|" * len(budgets)]
     scored = dict.fromkeys(name for budget in budgets for name in budget.scores)
-    lines += [f"| {name} | " + " | ".join(_cell(b.scores.get(name)) for b in budgets) + " |" for name in scored]
+    lines += [
+        f"| {name} | " + " | ".join(score_text(b.scores.get(name, NO_SCORE)) for b in budgets) + " |" for name in scored
+    ]
     return "\n".join(lines)
-
-
-def _cell(score: Mapping[str, float | None] | None) -> str:
-    if score is None or score["value"] is None:
-        return "not measured"
-    if score["low"] is None or score["high"] is None:
-        return f"{score['value']:.3f}"
-    return f"{score['value']:.3f} ({score['low']:.3f}–{score['high']:.3f})"
 
 
 def draw(budgets: Sequence[Budget], world: str, out: Path) -> None:
@@ -111,7 +107,7 @@ def draw(budgets: Sequence[Budget], world: str, out: Path) -> None:
     figure.suptitle(f"{world}: validation pairs against samples seen", fontsize=12)
     for ax, (scalar, title) in zip(figure.subplots(1, len(CURVES)), CURVES.items(), strict=True):
         for budget, colour in zip(budgets, COLOURS, strict=False):
-            for dataset, style in zip(budget.datasets(), STYLES, strict=False):
+            for dataset, style in zip(budget.datasets(), itertools.cycle(STYLES), strict=False):
                 points = budget.curves.get(f"val/{dataset}/{scalar}", [])
                 ax.plot([x / 1000 for x, _ in points], [y for _, y in points], style, color=colour, marker="o",
                         markersize=3, label=f"{budget.model}, {dataset}")  # fmt: skip

@@ -77,30 +77,26 @@ def test_dvc_runs_a_stage_with_the_environment_of_setup_though_it_is_not_activat
     assert (tmp_path / "runs/tiny/data/pairs").is_dir()
 
 
-def test_stages_run_with_the_python_on_path_where_setup_made_none(tmp_path):
-    fake = tmp_path / "bin/python"
-    fake.parent.mkdir()
-    fake.write_text('#!/bin/sh\necho "PATH: $*"\n')
+def said_by_a_stages_python(folder, body, *arguments, **own):
+    """What `stages/python` prints where PATH's python is a shell script of this body."""
+    fake = folder / "bin/python"
+    fake.parent.mkdir(exist_ok=True)
+    fake.write_text(f"#!/bin/sh\n{body}\n")
     fake.chmod(0o755)
     env = shell_without_activation()
-    env["PATH"] = f"{fake.parent}{os.pathsep}{env['PATH']}"
-    done = subprocess.run([ROOT / "stages/python", "-m", "x"], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.stdout == "PATH: -m x\n"
+    env |= {"PATH": f"{fake.parent}{os.pathsep}{env['PATH']}"} | own
+    command = [ROOT / "stages/python", *arguments]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True).stdout
+
+
+def test_stages_run_with_the_python_on_path_where_setup_made_none(tmp_path):
+    assert said_by_a_stages_python(tmp_path, 'echo "PATH: $*"', "-m", "x") == "PATH: -m x\n"
 
 
 def test_stages_keep_freed_memory_unless_told_otherwise(tmp_path):
-    fake = tmp_path / "bin/python"
-    fake.parent.mkdir()
-    fake.write_text('#!/bin/sh\necho "$GLIBC_TUNABLES"\n')
-    fake.chmod(0o755)
-    env = shell_without_activation()
-    env["PATH"] = f"{fake.parent}{os.pathsep}{env['PATH']}"
-    for own, said in (
-        ({}, "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold="),
-        ({"GLIBC_TUNABLES": "a=1"}, "a=1\n"),
-    ):
-        done = subprocess.run([ROOT / "stages/python"], cwd=tmp_path, env=env | own, capture_output=True, text=True)
-        assert done.stdout.startswith(said)
+    body = 'echo "$GLIBC_TUNABLES"'
+    assert said_by_a_stages_python(tmp_path, body).startswith("glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=")
+    assert said_by_a_stages_python(tmp_path, body, GLIBC_TUNABLES="a=1") == "a=1\n"
 
 
 def test_setup_does_nothing_where_nothing_changed():
