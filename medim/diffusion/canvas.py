@@ -173,6 +173,14 @@ class Canvas:
         self.log_probs[rows] = torch.where(commit, log_prob, self.log_probs[rows])
         self.unknown[rows] &= ~commit
 
+    def end_reports(self, rows: Tensor, step: int | Tensor) -> None:
+        """Write EOS at every unknown report token behind an EOS (`eos_fills`); see `fill` for the arguments."""
+        if self.space.eos_id is None:
+            return
+        x = self.x[rows]
+        behind = ((x == self.space.eos_id) & self.text).int().cumsum(1).bool() & self.text
+        self.fill(rows, behind, torch.full_like(x, self.space.eos_id), torch.zeros_like(self.log_probs[rows]), step)
+
     def finish(self, eos_fills: bool) -> SampleResult:
         """The result.
 

@@ -122,6 +122,8 @@ def fill_maskgit(canvas: Canvas, denoise: Denoise, settings: SamplerSettings, no
         planned = plans[rows, :, step] if step < plans.shape[2] else torch.zeros_like(plans[rows, :, 0])
         commit = choose(rank, log_prob.exp(), unknown, planned, group_maps(canvas, settings), settings)
         canvas.fill(rows, commit, ids, log_prob, before[rows, None] + step)
+        if settings.eos_fills:
+            canvas.end_reports(rows, before[rows, None] + step)
 
 
 def choose(

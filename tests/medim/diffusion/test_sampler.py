@@ -278,6 +278,18 @@ def test_eos_ends_the_report_but_never_before_a_given_word(random_net, space, bl
     assert bool(((free == 0).int().cumsum(1).bool() & (free != 0)).any())  # the net does write on after EOS
 
 
+def test_a_report_written_from_left_to_right_stops_at_its_end(random_net, space, blank, settings):
+    reading = {"text_order": "raster", "text_steps": 10, "text_schedule": "linear", "image_steps": 1}
+    x = blank(40)
+    x[:, space.layout.image] = space.vocab.from_codes(torch.arange(16) % 7)
+    out, on = (run(random_net, x, space, settings(**reading, eos_fills=fills)) for fills in (True, False))
+    text, whole = out.x[:, space.layout.text], on.x[:, space.layout.text]
+    words = (whole != 0).int().cumprod(1).sum(1)
+    assert out.num_evaluations.tolist() == (words + 1).clamp(max=10).tolist() and len(set(words.tolist())) > 3
+    assert torch.equal(text, torch.where(torch.arange(text.shape[1]) < words[:, None], whole, 0))
+    assert not out.log_probs[:, space.layout.text][torch.arange(text.shape[1]) > words[:, None]].any()
+
+
 def test_a_report_that_comes_first_is_whole_before_the_picture_and_guides_it(random_net, space, blank, settings):
     plain = dict(text_steps=5, image_steps=3, text_schedule="linear", image_schedule="linear", text_length="free")
     out = run(random_net, blank(6), space, settings(text_lead=1.0, image_guidance=2.0, **plain))
