@@ -11,7 +11,7 @@ modality and forbidden ids are impossible at every step; draws in float64; finis
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -104,6 +104,7 @@ def fill_maskgit(canvas: Canvas, denoise: Denoise, settings: SamplerSettings, no
     static = static_scores(
         canvas.space.layout, settings.image_order, uniforms(canvas.generators, 1, 1, device)[0, :, 0]
     )
+    blind = blind_map(canvas, settings)
     for step in range(length):
         rows = canvas.active()
         if not len(rows):
@@ -112,18 +113,47 @@ def fill_maskgit(canvas: Canvas, denoise: Denoise, settings: SamplerSettings, no
         t = clock if settings.time == "linspace" else noise.time(canvas.masked_fraction()[rows])
         u = uniforms([canvas.generators[i] for i in rows.tolist()], 2, length, device)
         unknown = canvas.unknown[rows]
-        ids, log_prob = canvas.propose(denoise, rows, unknown, t, clock, u[0], settings)
-        strength = settings.choice_temperature * clock
-        rank = torch.where(
-            canvas.text,
-            scores(settings.text_order, log_prob, u[1], static[rows], strength),
-            scores(settings.image_order, log_prob, u[1], static[rows], strength),
-        )
         planned = plans[rows, :, step] if step < plans.shape[2] else torch.zeros_like(plans[rows, :, 0])
-        commit = choose(rank, log_prob.exp(), unknown, planned, group_maps(canvas, settings), settings)
+        keep = partial(
+            _keep, canvas, settings, u=u[1], static=static[rows], noise=settings.choice_temperature * clock,
+            unknown=unknown, planned=planned,
+        )  # fmt: skip
+        chosen = keep(torch.zeros_like(static[rows]))  # right where the order is blind
+        ids, log_prob = canvas.propose(
+            denoise, rows, torch.where(blind, chosen, unknown), t, clock, u[0], settings
+        )  # fmt: skip
+        commit = torch.where(blind, chosen, keep(log_prob))
         canvas.fill(rows, commit, ids, log_prob, before[rows, None] + step)
         if settings.eos_fills:
             canvas.end_reports(rows, before[rows, None] + step)
+
+
+def _keep(
+    canvas: Canvas, settings: SamplerSettings, log_prob: Tensor, *, u: Tensor, static: Tensor, noise: Tensor,
+    unknown: Tensor, planned: Tensor,
+) -> Tensor:  # fmt: skip
+    """(b, L) bool: the tokens of this step, given log-probabilities (b, L) of what was drawn; see `choose`."""
+    rank = torch.where(
+        canvas.text,
+        scores(settings.text_order, log_prob, u, static, noise),
+        scores(settings.image_order, log_prob, u, static, noise),
+    )
+    return choose(rank, log_prob.exp(), unknown, planned, group_maps(canvas, settings), settings)
+
+
+def blind_map(canvas: Canvas, settings: SamplerSettings) -> Tensor:
+    """(L,) bool: tokens of groups whose order and commit rule do not ask the network.
+
+    Which of them come now is known beforehand, so that only those are asked for; what is drawn is the same.
+    """
+    blind = torch.zeros_like(canvas.text)
+    for name, map_ in group_maps(canvas, settings):
+        orders = (settings.text_order, settings.image_order) if settings.pool == "joint" else (
+            getattr(settings, f"{name}_order"),
+        )  # fmt: skip
+        if "confidence" not in orders and not settings.adaptive(name):
+            blind |= map_
+    return blind
 
 
 def choose(

@@ -137,6 +137,28 @@ def canvas(space, blank, num):
     return x
 
 
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ("ancestral", "first_hitting")])
+def test_tokens_whose_turn_is_known_are_the_only_ones_asked_for(
+    random_net, space, blank, settings, name, monkeypatch
+):  # fmt: skip
+    asked = []
+
+    def net(xt, t, positions):
+        asked.append(int(positions.sum()))
+        return random_net(xt, t, positions)
+
+    x, chosen = canvas(space, blank, 4), settings(**VARIANTS[name])
+    fast = run(net, x, space, chosen)
+    number, asked = sum(asked), []
+    monkeypatch.setattr("medim.diffusion.sampler.blind_map", lambda canvas, _: torch.zeros_like(canvas.text))
+    slow = run(net, x, space, chosen)
+    assert torch.equal(fast.x, slow.x) and torch.equal(fast.steps, slow.steps)
+    torch.testing.assert_close(fast.log_probs, slow.log_probs, rtol=1e-12, atol=1e-12)
+    assert torch.equal(fast.num_evaluations, slow.num_evaluations)
+    blind = name in ("halton", "random")
+    assert (number < 0.7 * sum(asked)) if blind else number == sum(asked)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_batch_equals_its_samples_one_by_one(random_net, space, blank, settings, name):
     x = canvas(space, blank, 4)
