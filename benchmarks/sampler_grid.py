@@ -97,10 +97,17 @@ def name_of(base: SamplerSettings, settings: SamplerSettings) -> str:
     return ",".join(f"{name}={value}" for name, value in changes(base, settings).items()) or "default"
 
 
+def _skips_words(settings: SamplerSettings) -> bool:
+    """Whether words are filled before those to their left."""
+    return settings.text_order != "raster" or settings.adaptive("text")
+
+
 def series_of(base: SamplerSettings, task: str, sweep: Sweep) -> list[Series]:
     """All series of one task.
 
     Schedules and orders need the commit rule `count`; where the default has another, they are measured with `count`.
+    Where the default writes from left to right, reports that are not have their length drawn first: else EOS, next to
+    which EOS is always sure, would end them early (docs/study.md), and the order would be blamed.
 
     Args:
         base: see `base_of`.
@@ -110,7 +117,8 @@ def series_of(base: SamplerSettings, task: str, sweep: Sweep) -> list[Series]:
     m = MODALITY[task]
 
     def changed(start: SamplerSettings, **new: Any) -> SamplerSettings:
-        return replace(start, **{f"{m}_{name}": value for name, value in new.items()})
+        made = replace(start, **{f"{m}_{name}": value for name, value in new.items()})
+        return replace(made, text_length="first") if _skips_words(made) and not _skips_words(base) else made
 
     def own(name: str) -> Any:
         return getattr(base, f"{m}_{name}")
