@@ -121,6 +121,11 @@ def test_other_errors(folder):
 ROOT = Path(__file__).parents[2]
 
 
+def test_the_row_of_three_times_the_steps_has_three_times_the_steps():
+    section = parse_yaml(render("phantom-full", ROOT / "profiles"), "phantom-full")["train_medim"]
+    assert section["changes"]["medim_3x"]["optim"]["steps"] == 3 * section["optim"]["steps"]
+
+
 @pytest.mark.skipif(not (ROOT / "profiles/phantom.yaml").is_file(), reason="no profiles yet")
 @pytest.mark.parametrize("name", profiles(ROOT / "profiles"))
 def test_every_profile_of_this_repository_can_be_written(name):
