@@ -178,8 +178,12 @@ class Canvas:
         if self.space.eos_id is None:
             return
         x = self.x[rows]
-        behind = ((x == self.space.eos_id) & self.text).int().cumsum(1).bool() & self.text
-        self.fill(rows, behind, torch.full_like(x, self.space.eos_id), torch.zeros_like(self.log_probs[rows]), step)
+        nothing = torch.zeros_like(self.log_probs[rows])
+        self.fill(rows, self._behind_eos(x), torch.full_like(x, self.space.eos_id), nothing, step)
+
+    def _behind_eos(self, x: Tensor) -> Tensor:
+        """(b, L) bool: report tokens that are, or stand behind, an EOS of the report."""
+        return ((x == self.space.eos_id) & self.text).int().cumsum(1).bool() & self.text
 
     def finish(self, eos_fills: bool) -> SampleResult:
         """The result.
@@ -193,8 +197,7 @@ class Canvas:
         if eos_fills:
             if self.space.eos_id is None:
                 raise ValueError("sampler.eos_fills needs a report tokenizer with EOS: set it to false in params.yaml")
-            ended = ((self.x == self.space.eos_id) & self.text).int().cumsum(1).bool()
-            after = ended & self.initially & self.text & (self.x != self.space.eos_id)
+            after = self._behind_eos(self.x) & self.initially & (self.x != self.space.eos_id)
             self.x = torch.where(after, self.space.eos_id, self.x)
             self.log_probs = self.log_probs.masked_fill(after, 0.0)
         return SampleResult(self.x, self.steps, self.log_probs, self.num_evaluations)

@@ -118,12 +118,11 @@ def fill_maskgit(canvas: Canvas, denoise: Denoise, settings: SamplerSettings, no
             _keep, canvas, settings, u=u[1], static=static[rows], noise=settings.choice_temperature * clock,
             unknown=unknown, planned=planned,
         )  # fmt: skip
-        chosen = keep(torch.zeros_like(static[rows]))  # right where the order is blind
-        ids, log_prob = canvas.propose(
-            denoise, rows, torch.where(blind, chosen, unknown), t, clock, u[0], settings
-        )  # fmt: skip
-        commit = torch.where(blind, chosen, keep(log_prob))
-        canvas.fill(rows, commit, ids, log_prob, before[rows, None] + step)
+        wanted = unknown
+        if blind.any():
+            wanted = torch.where(blind, keep(torch.zeros_like(static[rows])), unknown)
+        ids, log_prob = canvas.propose(denoise, rows, wanted, t, clock, u[0], settings)
+        canvas.fill(rows, keep(log_prob), ids, log_prob, before[rows, None] + step)
         if settings.eos_fills:
             canvas.end_reports(rows, before[rows, None] + step)
 
