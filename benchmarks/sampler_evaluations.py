@@ -179,7 +179,10 @@ def main() -> int:
         out = given.out or (WORK / NAME / world.name if given.quick else world.results())
         sweep = QUICK if given.quick else FULL
         datasets = read_section("train_medim", TrainMedim).datasets
-        samplers = {task: generate.sampler_for(task) for task in MODALITY}
+        if given.model not in generate.sampler_of_model:
+            parser.error(f"params.yaml:generate.sampler_of_model has no {given.model!r}: {{}} is the sampler unchanged")
+        generate = generate.of_model(given.model)
+        samplers = {task: generate.samplers()[task] for task in MODALITY}
         print(run(world, given.model, datasets, samplers, sweep, out, numbers))
     except (FileNotFoundError, ParamsError, ValueError) as error:
         print(error, file=sys.stderr)

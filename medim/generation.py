@@ -59,6 +59,22 @@ def answer(system: System, question: Question, seed: int, chunk: int, work: Path
     return writer.count
 
 
+def part_file(work: Path, dataset: str, task: str, start: int, stop: int) -> Path:
+    """Where the answers to pairs start … stop - 1 of a question are kept."""
+    return work / f"{dataset}-{task}-{start:07d}-{stop:07d}.parquet"
+
+
+def answer_part(
+    system: System, task: str, dataset: str, pairs: Sequence[Pair], start: int, seed: int, part: Path
+) -> int:
+    """Write `part` (GENERATED_SCHEMA), the answers to one chunk whose first pair is number `start`; their number."""
+    seeds = [sample_seed(seed, task, dataset, start + n) for n in range(len(pairs))]
+    with TableWriter(part, GENERATED_SCHEMA) as writer:
+        for sample in system.generate(task, dataset, pairs, seeds):
+            writer.write(sample.record())
+    return writer.count
+
+
 def _samples(
     system: System, question: Question, seed: int, chunk: int, work: Path, name: str
 ) -> Iterator[dict[str, object]]:
@@ -66,13 +82,9 @@ def _samples(
     with tqdm(total=total, desc=name, unit="pair", disable=None) as bar:
         for start in range(0, total, chunk):
             stop = min(start + chunk, total)
-            part = work / f"{question.dataset}-{question.task}-{start:07d}-{stop:07d}.parquet"
+            part = part_file(work, question.dataset, question.task, start, stop)
             if not part.is_file():
-                seeds = [sample_seed(seed, question.task, question.dataset, n) for n in range(start, stop)]
-                found = system.generate(question.task, question.dataset, question.pairs[start:stop], seeds)
-                with TableWriter(part, GENERATED_SCHEMA) as writer:
-                    for sample in found:
-                        writer.write(sample.record())
+                answer_part(system, question.task, question.dataset, question.pairs[start:stop], start, seed, part)
             yield from pq.read_table(part).to_pylist()
             bar.update(stop - start)
 

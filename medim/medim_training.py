@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medim.backbones.mllm import BackboneSettings, check_decoder_keys
+from medim.backbones.mllm import MLLM, BackboneSettings, check_decoder_keys
 from medim.diffusion.absorbing import Nelbo
 from medim.diffusion.schedule import get_schedule
+from medim.distributed import ALONE, Ranks, current_ranks
 from medim.model import LossSettings, MeDiM, TokenBatch
 from medim.pretrained import Beginning, decoder_settings, initialise_decoder, is_own, load_towers
 from medim.tokenizers.text import TextTokenizer
@@ -126,6 +127,21 @@ class Opening:
             )
 
 
+class Training(Protocol):
+    """What `train_denoiser` asks of settings, whatever the backbone."""
+
+    @property
+    def loss(self) -> LossSettings:
+        """The objective that validation starts from."""
+
+    @property
+    def val_pairs(self) -> int:
+        """Validation pairs per dataset."""
+
+    def objective(self, step: int) -> LossSettings:
+        """What a step is trained on, counted from 0."""
+
+
 @dataclass(frozen=True)
 class MeDiMSettings:
     """The model and its objective; the values stand in params.yaml."""
@@ -206,25 +222,30 @@ def balanced_batches(data: Mapping[str, Tokens], optim: Optimisation, seed: int)
 
 
 class MeDiMTrainee:
-    """MeDiM as `fit` sees it: one player."""
+    """MeDiM as `fit` sees it: one player, whose name begins its curves' names; processes may share its batches."""
 
-    def __init__(self, model: MeDiM, settings: MeDiMSettings) -> None:
-        self.model, self.settings = model, settings
+    def __init__(self, model: MeDiM, settings: Training, player: str = "medim", ranks: Ranks = ALONE) -> None:
+        self.model, self.settings, self.player, self.ranks = model, settings, player, ranks
 
     def players(self) -> dict[str, nn.Module]:
         """See `Trainee`."""
-        return {"medim": self.model}
+        return {self.player: self.model}
+
+    def blocks(self, module: nn.Module) -> list[nn.Module]:
+        """See `SharedTrainee`: the backbone's layers."""
+        assert isinstance(module, MeDiM)
+        return module.backbone.layers()
 
     def loss(
         self, _player: str, batch: TokenBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Trainee`; logs nats per token of each modality."""
-        result = self.model.loss(batch, self.settings.objective(step), generator)
+        result = self.model.loss(batch, self.settings.objective(step), generator, self.ranks)
         return result.loss, result.logs()
 
 
 @torch.no_grad()
-def validation_nelbo(model: MeDiM, val: Mapping[str, Tokens], settings: MeDiMSettings, chunk: int) -> dict[str, float]:
+def validation_nelbo(model: MeDiM, val: Mapping[str, Tokens], settings: Training, chunk: int) -> dict[str, float]:
     """`<dataset>/<task>` -> nats per token of the NELBO (Eq. 6, uncapped) on the first `val_pairs` pairs.
 
     Beside the tasks, the report and the picture alone. And whether the network looks at its condition:
@@ -286,6 +307,7 @@ def build_medim(data: TokenData, settings: MeDiMSettings, seed: int, beginning: 
     else:
         check_decoder_keys(backbone.decoder)
     model = MeDiM(tokenizer, data.codebook_size, data.layout(), backbone, settings.noise)
+    assert isinstance(model.backbone, MLLM)
     if pretrained is None:
         model.backbone.start_codes(data.codebook, torch.Generator().manual_seed(seed))
     else:
@@ -296,11 +318,39 @@ def build_medim(data: TokenData, settings: MeDiMSettings, seed: int, beginning: 
     return model
 
 
+def train_denoiser(
+    model: MeDiM, data: TokenData, settings: Training, optim: Optimisation, *, seed: int, work: Path, on_log: OnLog,
+    player: str, device: torch.device,
+) -> FitResult:  # fmt: skip
+    """Train a model from where it stands; the result's `averaged` is of its class.
+
+    Args:
+        model: goes to `device`.
+        data: tokens.
+        settings: objective and validation.
+        work: checkpoints; a killed training goes on from there.
+        player: begins the names of its curves.
+    """
+    model = model.to(device).train()
+    chunk = max(1, optim.batch_size // optim.accumulate)
+
+    def validate(module: nn.Module, _step: int) -> Mapping[str, float]:
+        assert isinstance(module, MeDiM)
+        return validation_nelbo(module, data.val, settings, chunk)
+
+    return fit(
+        MeDiMTrainee(model, settings, player, current_ranks()), balanced_batches(data.train, optim, seed), optim,
+        seed=seed, work=work, name=model.stage, on_log=on_log, validate=validate if data.val else None,
+    )  # fmt: skip
+
+
 def train_medim(
     data: TokenData, settings: MeDiMSettings, optim: Optimisation, *, seed: int, work: Path, out: Path, on_log: OnLog,
     beginning: Beginning, device: torch.device, extra: Mapping[str, Any] | None = None,
 ) -> FitResult:  # fmt: skip
     """Train and write the model folder `out` (averaged weights).
+
+    In a `medim.distributed.process_group` its processes train together and the first one writes.
 
     Args:
         data: tokens, tokenizer, codebook size.
@@ -309,17 +359,12 @@ def train_medim(
         beginning: where the weights of decoder and towers come from.
         extra: joins the folder's config.json.
     """
-    model = build_medim(data, settings, seed, beginning).to(device).train()
-    chunk = max(1, optim.batch_size // optim.accumulate)
-
-    def validate(module: nn.Module, _step: int) -> Mapping[str, float]:
-        assert isinstance(module, MeDiM)
-        return validation_nelbo(module, data.val, settings, chunk)
-
-    result = fit(
-        MeDiMTrainee(model, settings), balanced_batches(data.train, optim, seed), optim, seed=seed, work=work,
-        name="train_medim", on_log=on_log, validate=validate if data.val else None,
+    ranks = current_ranks()
+    result = train_denoiser(
+        build_medim(data, settings, seed, beginning), data, settings, optim, seed=seed, work=work, on_log=on_log,
+        player="medim", device=device,
     )  # fmt: skip
     assert isinstance(result.averaged, MeDiM)
-    result.averaged.save(out, extra)
+    processes = {} if ranks.world == 1 else {"processes": ranks.world}  # sums in another order: other last bits
+    result.averaged.save(out, {**(extra or {}), **processes})
     return result

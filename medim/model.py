@@ -9,17 +9,18 @@ Letters: B batch, L positions, T report tokens, n codes of a picture.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medim.backbones.mllm import MLLM, BackboneSettings
-from medim.diffusion.absorbing import Nelbo, Noisy, cap_weight, complement, corrupt, join, nelbo, sample_t
+from medim.backbones.backbone import Backbone, BackboneRecipe
+from medim.backbones.mllm import BackboneSettings
+from medim.diffusion.absorbing import Nelbo, Noisy, cap_weight, complement, corrupt, join, nelbo, of_rows, sample_t
 from medim.diffusion.denoise import ModalityLogits
 from medim.diffusion.schedule import get_schedule
 from medim.diffusion.space import TokenSpace
@@ -32,6 +33,7 @@ from medim.diffusion.states import (
     check_probabilities,
     state_maps,
 )  # fmt: skip
+from medim.distributed import ALONE, Ranks, current_ranks, gathered
 from medim.tokenizers.text import TextTokenizer
 from medim.vocab import SequenceLayout, SharedVocab
 
@@ -87,15 +89,18 @@ class LossSettings:
 class MeDiM(nn.Module):
     """Vocabulary, layout, report tokenizer and backbone; see `loss`, `save` and `MeDiM.load`.
 
-    `forward` is the backbone's: it implements `Denoise`.
+    `forward` is the backbone's: it implements `Denoise`. A subclass is the same diffusion with another backbone.
     """
+
+    recipe: ClassVar[Callable[..., BackboneRecipe]] = BackboneSettings  # what config.json's "backbone" describes
+    stage: ClassVar[str] = "train_medim"  # the instance that makes this model; stands in errors
 
     def __init__(
         self,
         tokenizer: TextTokenizer,
         codebook_size: int,
         layout: SequenceLayout,
-        backbone: BackboneSettings,
+        backbone: BackboneRecipe,
         noise: str,
     ) -> None:
         """`noise` names the schedule (medim.diffusion.schedule); the sampler must use the one that was trained."""
@@ -104,7 +109,7 @@ class MeDiM(nn.Module):
         self.vocab = SharedVocab(tokenizer.size, codebook_size)
         self.space = TokenSpace(layout, self.vocab, tokenizer.allowed(), tokenizer.eos_id)
         self.schedule = get_schedule(noise)
-        self.backbone = MLLM(self.vocab, layout, backbone)
+        self.backbone: Backbone = backbone.build(self.vocab, layout)
 
     def forward(self, xt: Tensor, t: Tensor, positions: Tensor) -> ModalityLogits:
         """See `Denoise`."""
@@ -139,7 +144,7 @@ class MeDiM(nn.Module):
                 continue
             if part.shape[1] != wanted:
                 raise ValueError(
-                    f"a {name} has {wanted} tokens here, got {part.shape[1]}: rerun `dvc repro train_medim`"
+                    f"a {name} has {wanted} tokens here, got {part.shape[1]}: rerun `dvc repro {self.stage}`"
                 )
             x[:, where] = self.vocab.from_codes(part) if name == "picture" else part
         self.space.check(x)
@@ -164,8 +169,17 @@ class MeDiM(nn.Module):
             return first
         return join(first, complement(first, maps.hidden, self.schedule, self.vocab.mask_id))
 
-    def loss(self, batch: TokenBatch, settings: LossSettings, generator: torch.Generator) -> Nelbo:
-        """The training objective of one batch (Eq. 6): states, masks, prediction, weighted cross-entropy."""
+    def loss(
+        self, batch: TokenBatch, settings: LossSettings, generator: torch.Generator, ranks: Ranks = ALONE
+    ) -> Nelbo:
+        """The training objective of one batch (Eq. 6): states, masks, prediction, weighted cross-entropy.
+
+        Several processes (`ranks`) draw the same masks and predict rows of their own: what each returns are its shares,
+        over the tokens of the whole batch, and sum to what one process returns.
+
+        Raises:
+            ValueError: fewer rows than processes.
+        """
         batch = batch.to(self.device)
         x0 = self.sequence(batch.text, batch.image)  # (B, L)
         state = assign_states(settings.states, len(x0), generator)
@@ -175,17 +189,22 @@ class MeDiM(nn.Module):
             settings.condition_dropout, generator,
         )  # fmt: skip
         noisy = self.noisy(x0, maps, settings, generator, batch.part)
-        logits = self(noisy.xt, noisy.t, noisy.masked)
+        rows = ranks.rows(len(noisy.xt))
+        logits = self(noisy.xt[rows], noisy.t[rows], noisy.masked[rows])
         return nelbo(
-            logits, noisy, self.space, weighting=settings.weighting, cap=settings.cap,
+            logits, of_rows(noisy, rows), self.space, weighting=settings.weighting, cap=settings.cap,
             text_weight=settings.text_weight, image_weight=settings.image_weight,
         )  # fmt: skip
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
         """Write config.json, model.safetensors and the tokenizer's files; `extra` joins the config.
 
-        The VQGAN is not copied: it is an artefact of its own, given again where pictures are decoded.
+        The VQGAN is not copied: it is an artefact of its own, given again where pictures are decoded. Where weights are
+        sharded (medim.distributed) all processes must call it; the first one writes.
         """
+        state = gathered(self.backbone.state_dict())
+        if not current_ranks().first:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         config = {
             "system": "medim.questions",
@@ -196,11 +215,10 @@ class MeDiM(nn.Module):
         } | dict(extra or {})
         (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         self.tokenizer.save(folder)
-        state = {name: value.contiguous() for name, value in self.backbone.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
+        save_file({name: value.contiguous() for name, value in state.items()}, folder / "model.safetensors")
 
     @classmethod
-    def load(cls, folder: Path) -> MeDiM:
+    def load(cls, folder: Path) -> Self:
         """The model that `save` wrote, in eval mode on the CPU.
 
         Raises:
@@ -208,11 +226,11 @@ class MeDiM(nn.Module):
         """
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder / name} is missing: run `dvc repro train_medim`")
+                raise FileNotFoundError(f"{folder / name} is missing: run `dvc repro {cls.stage}`")
         config = json.loads((folder / "config.json").read_text())
         model = cls(
             TextTokenizer.load(folder), config["codebook_size"], SequenceLayout(**config["layout"]),
-            BackboneSettings(**config["backbone"]), config["noise"],
+            cls.recipe(**config["backbone"]), config["noise"],
         )  # fmt: skip
         model.backbone.load_state_dict(load_file(folder / "model.safetensors"))
         return model.eval()

@@ -79,7 +79,7 @@ class Questions:
         if vqgan.codebook_size != model.vocab.n_image:
             raise ValueError(
                 f"the model knows {model.vocab.n_image} codes, the VQGAN has {vqgan.codebook_size}: "
-                f"rerun `dvc repro tokenize_pairs train_medim`"
+                f"rerun `dvc repro tokenize_pairs {model.stage}`"
             )
         self.model, self.vqgan, self.settings = model.eval(), vqgan.eval(), settings
         self.settings_of = dict(settings_of or {})

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from medim.generation import sample_seed
+from medim.generation import part_file, sample_seed
 from medim.metrics.sides import exchange_sides
 from medim.pairs import Pair, TableWriter, load_images
 from medim.systems import ReportLikelihood, System
@@ -77,15 +77,28 @@ def score_sides(
     ):
         for start in range(0, len(pairs), chunk):
             some = pairs[start : start + chunk]
-            part = work / f"{dataset}-{TASK}-{start:07d}-{start + len(some):07d}.parquet"
+            part = part_file(work, dataset, TASK, start, start + len(some))
             if not part.is_file():
-                seeds = [sample_seed(seed, TASK, dataset, start + n) for n in range(len(some))]
-                with TableWriter(part, SIDE_SCHEMA) as rows:
-                    for row in _scored(system, dataset, some, seeds, masks, chunk):
-                        rows.write(row)
+                score_part(system, dataset, some, start, seed, masks, chunk, part)
             for row in pq.read_table(part).to_pylist():
                 writer.write(row)
             bar.update(len(some))
+    return writer.count
+
+
+def score_part(
+    system: ReportLikelihood, dataset: str, pairs: Sequence[Pair], start: int, seed: int, masks: int, rows: int,
+    part: Path,
+) -> int:  # fmt: skip
+    """Write `part` (SIDE_SCHEMA), the scores of one chunk whose first pair is number `start`; their number.
+
+    Args:
+        rows: sequences a pass.
+    """
+    seeds = [sample_seed(seed, TASK, dataset, start + n) for n in range(len(pairs))]
+    with TableWriter(part, SIDE_SCHEMA) as writer:
+        for row in _scored(system, dataset, pairs, seeds, masks, rows):
+            writer.write(row)
     return writer.count
 
 

@@ -5,7 +5,7 @@ A system is a trained folder (`models/<name>`, see system_loading.py) and answer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -55,6 +55,17 @@ class Sample:
     def of_record(cls, record: dict[str, Any]) -> Sample:
         """The inverse of `record`."""
         return cls(**record | {"image": None if record["image"] is None else decode_png(record["image"])})
+
+
+def check_tasks(tasks: Iterable[str]) -> None:
+    """Hold names to TASKS.
+
+    Raises:
+        ValueError: there is no such task; names those that exist.
+    """
+    for task in tasks:
+        if task not in TASKS:
+            raise ValueError(f"no task {task!r}: there are {', '.join(TASKS)}")
 
 
 class System(Protocol):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.params_file import ParamsError, nearest
+from pipeline.paths import SIDE
 
 # section.key -> least value
 LEAST = {
@@ -28,6 +29,11 @@ def check_sections_together(sections: Mapping[str, Any], path: object) -> None:
     Raises:
         ParamsError: names key, value and what is possible.
     """
+    generate = sections.get("generate")
+    if generate is not None and SIDE in generate.datasets:
+        raise ParamsError(
+            f"{path}:generate.datasets: a dataset cannot be called {SIDE!r}, a folder of generated/<model>"
+        )
     for key, names, known, source in _uses(sections):
         for name in names:
             if name not in known:
@@ -59,6 +65,13 @@ def _uses(sections: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str], lis
     yield "generate.side.datasets", generate.side.datasets, list(generate.datasets), "generate.datasets"
     trained = [*sections["train_medim"].variants, *sections["train_baseline"].methods]
     yield "generate.models", generate.models, trained, "train_medim.variants and train_baseline.methods"
+    changed = list(generate.sampler_of_model)
+    yield (
+        "generate.models",
+        generate.models,
+        changed,
+        "generate.sampler_of_model ({} changes nothing)",
+    )
     yield "evaluate.models", evaluate.models, list(generate.models), "generate.models"
     for key in ("chest", "pathology", "ood"):
         name = getattr(sections["record_tables"], key)

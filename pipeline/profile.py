@@ -2,7 +2,7 @@
 
 `phantom` is the base and is copied byte for byte. Another profile holds only what differs. Mappings are merged key by
 key, lists and values are replaced, and a mapping marked `!replace` takes the place of the base's whole mapping. A key
-that phantom.yaml does not have is an error, but for the names inside `datasets` and `variants` and inside `!replace`.
+that phantom.yaml does not have is an error, but for the names inside FREE and inside `!replace`.
 Comments stay; a comment behind an overlay's key replaces the base's. The same profile always gives the same bytes.
 """
 
@@ -17,7 +17,7 @@ from pipeline.params_file import PARAMS, ParamsError, nearest, read_yaml
 from pipeline.paths import PROFILES
 
 BASE = "phantom"
-FREE = ("datasets", "variants")  # mappings whose keys are names that a profile may choose
+FREE = ("datasets", "variants", "sampler_of_model")  # mappings whose keys are names that a profile may choose
 REPLACE = "!replace"
 
 

@@ -7,24 +7,25 @@ out  generated/<model>/<dataset>/<task>.parquet (dataset "all": free joint sampl
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from medim.diffusion.settings import SamplerSettings
-from medim.generation import answer, questions
+from medim.generation import questions
+from medim.generation_shards import answer_all, answer_jobs, make_answers, open_system, system_values
 from medim.pairs import read_pairs
-from medim.side_answers import SideSettings, answer_sides
-from medim.system_loading import load_system
-from medim.systems import TASKS
+from medim.side_answers import SideSettings
+from medim.systems import TASKS, check_tasks
 from pipeline.params import changed, read_section
-from pipeline.paths import SIDE, world_from_params
+from pipeline.paths import world_from_params
 from pipeline.resources import device
+from pipeline.shards import stage_engine, stage_shards
 from pipeline.stage import command, stage_run
 
 
 @dataclass(frozen=True)
 class Section:
-    """params.yaml:generate."""
+    """params.yaml:generate. `sampler_of_model` holds, per model, what differs whatever the task."""
 
     models: tuple[str, ...]
     datasets: tuple[str, ...]
@@ -34,45 +35,44 @@ class Section:
     chunk: int
     sampler: SamplerSettings
     sampler_of: dict[str, dict[str, Any]]
+    sampler_of_model: dict[str, dict[str, Any]]
     side: SideSettings
 
     def __post_init__(self) -> None:
-        """ValueError: no such task, or a dataset whose folder is taken; ParamsError: see `sampler_for`."""
-        for task in (*self.tasks, *self.sampler_of):
-            if task not in TASKS:
-                raise ValueError(f"no task {task!r}: there are {', '.join(TASKS)}")
-            self.sampler_for(task)
-        if SIDE in self.datasets:
-            raise ValueError(f"a dataset cannot be called {SIDE!r}: generated/<model>/{SIDE} holds scores of sides")
+        """ValueError: no such task; ParamsError: see the methods below."""
+        check_tasks((*self.tasks, *self.sampler_of))
+        for section in (self, *map(self.of_model, self.sampler_of_model)):
+            section.samplers()
 
-    def sampler_for(self, task: str) -> SamplerSettings:
-        """The sampler's settings with the changes of one task; ParamsError: they do not fit."""
-        return changed(self.sampler, self.sampler_of.get(task, {}), f"generate.sampler_of.{task}")
+    def samplers(self) -> dict[str, SamplerSettings]:
+        """Task -> its sampler; ParamsError: changes that do not fit."""
+        return {t: changed(self.sampler, self.sampler_of.get(t, {}), f"generate.sampler_of.{t}") for t in TASKS}
+
+    def of_model(self, model: str) -> Section:
+        """The same with the changes of one model laid over `sampler` and over every task's; ParamsError: as above."""
+        mine, place = self.sampler_of_model[model], f"generate.sampler_of_model.{model}"
+        tasks = {task: changes | mine for task, changes in self.sampler_of.items()}
+        return replace(self, sampler=changed(self.sampler, mine, place), sampler_of=tasks, sampler_of_model={})
 
 
 def main() -> None:
     """Ask one system."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
-    model = parser.parse_args().model
-    params = read_section("generate", Section)
-    world = world_from_params()
-    out, vqgan = world.generated(model), world.model("vqgan")
-    inputs = [world.pairs_folder(), world.model(model), vqgan]
-    with stage_run("generate", model, section=params, inputs=inputs, outputs=[out]) as run:
-        samplers = {task: params.sampler_for(task) for task in params.sampler_of}
-        system = load_system(
-            world.model(model), vqgan=vqgan, sampler=params.sampler, sampler_of=samplers, device=device()
-        )
-        parts, result = run.work / "parts", run.work / "result"
-        test = {name: read_pairs(world.pairs(name, "test"), params.pairs) for name in params.datasets}
-        total = 0
-        for question in questions(system, test, params.tasks, params.joint):
-            path = result / question.dataset / f"{question.task}.parquet"
-            total += answer(system, question, run.seed, params.chunk, parts, path)
-        sides = {name: read_pairs(world.pairs(name, "test"), params.side.pairs) for name in params.side.datasets}
-        total += answer_sides(system, sides, run.seed, params.side.masks, params.chunk, parts, result / SIDE)
-        run.cost(examples=total)
+    model, engine, world = parser.parse_args().model, stage_engine(), world_from_params()
+    params = read_section("generate", Section).of_model(model)
+    pairs, folder, vqgan, out = world.pairs_folder(), world.model(model), world.model("vqgan"), world.generated(model)
+    values = system_values(folder, vqgan, params.sampler, params.samplers(), device())
+    with stage_run("generate", model, section=params, inputs=[pairs, folder, vqgan], outputs=[out]) as run:
+        system, parts, result = open_system(**values), run.work / "parts", run.work / "result"
+        files = {name: world.pairs(name, "test") for name in (*params.datasets, *params.side.datasets)}
+        test, sides = ({n: read_pairs(files[n], part.pairs) for n in part.datasets} for part in (params, params.side))
+        asked = questions(system, test, params.tasks, params.joint)
+        how = {"seed": run.seed, "masks": params.side.masks, "chunk": params.chunk}
+        if not engine.in_process:
+            jobs = answer_jobs(system, asked, sides, files, params.chunk, parts)
+            stage_shards(run, engine, make_answers, {"system": values, **how}, jobs)
+        run.cost(examples=answer_all(system, asked, sides, parts=parts, out=result, **how))
         run.place(result, out)
 
 

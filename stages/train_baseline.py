@@ -1,6 +1,6 @@
 """Stage train_baseline@method: the same pairs -> a system that is not MeDiM's.   dvc repro train_baseline@trivial
 
-in   data/pairs
+in   data/pairs, data/tokens, models/text_tokenizer, models/vqgan (each method reads what it needs)
 out  models/<method>
 """
 
@@ -15,6 +15,7 @@ from medim.baselines import get_method
 from medim.baselines.base import TrainInputs
 from pipeline.params import read_section
 from pipeline.paths import SPLITS, world_from_params
+from pipeline.resources import device
 from pipeline.stage import command, stage_run
 
 
@@ -36,12 +37,19 @@ def main() -> None:
     world = world_from_params()
     out = world.model(method)
     section = {"datasets": params.datasets, "settings": params.settings[method]}
-    with stage_run("train_baseline", method, section=section, inputs=[world.pairs_folder()], outputs=[out]) as run:
+    tokenizer, vqgan = world.model("text_tokenizer"), world.model("vqgan")
+    inputs = [world.pairs_folder(), world.tokens_folder(), tokenizer, vqgan]
+    with stage_run("train_baseline", method, section=section, inputs=inputs, outputs=[out]) as run:
+        tokenized = sorted(folder.name for folder in world.tokens_folder().iterdir())
         pairs = {name: {split: world.pairs(name, split) for split in SPLITS} for name in params.datasets}
+        tokens = {name: {split: world.tokens(name, split) for split in SPLITS} for name in tokenized}
         result = run.work / "result"
         get_method(method).train(
-            TrainInputs(pairs, params.datasets, params.settings[method], run.seed, run.work, result, run.log)
-        )
+            TrainInputs(
+                pairs, params.datasets, params.settings[method], run.seed, run.work, result, run.log, device=device(),
+                tokens=tokens, tokenizer=tokenizer, vqgan=vqgan,
+            )
+        )  # fmt: skip
         run.place(result, out)
 
 

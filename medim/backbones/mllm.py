@@ -30,6 +30,7 @@ from torch.nn.functional import linear
 
 from medim.backbones.adaln import KINDS, STARTS, AdaLN, TimestepEmbedder, make_adaptive
 from medim.backbones.attention import register_attention, rotary_in_compute_dtype
+from medim.backbones.backbone import Backbone
 from medim.backbones.code_patch import CodePatch, around_picture, short_layout
 from medim.backbones.code_rows import CODE_ROWS, set_code_rows
 from medim.backbones.code_stem import CodeStem
@@ -88,6 +89,10 @@ class BackboneSettings:
         """JSON-able; `BackboneSettings(**d)` is the inverse."""
         return asdict(self) | {"decoder": dict(self.decoder)}
 
+    def build(self, vocab: SharedVocab, layout: SequenceLayout) -> MLLM:
+        """See `BackboneRecipe`."""
+        return MLLM(vocab, layout, self)
+
 
 def _check_decoder(decoder: Mapping[str, Any]) -> None:
     kind = decoder.get("model_type")
@@ -136,12 +141,14 @@ def build_decoder(decoder: Mapping[str, Any], vocab_size: int, causal: bool, len
     return AutoModel.from_config(config, attn_implementation=register_attention())
 
 
-class MLLM(nn.Module):
+class MLLM(Backbone):
     """A decoder with AdaLN and one head per modality; implements `medim.diffusion.denoise.Denoise`.
 
     `decoder.embed_tokens` has a row per shared id (BOI, EOI and EOS are report ids, [MASK] has one too). The head's
     rows are the embedding's (`tied`) or those of `head`.
     """
+
+    settings: BackboneSettings
 
     def __init__(self, vocab: SharedVocab, layout: SequenceLayout, settings: BackboneSettings) -> None:
         super().__init__()
@@ -157,7 +164,7 @@ class MLLM(nn.Module):
         if settings.code_stem:
             scale = float(self.decoder.config.initializer_range)
             self.stem = CodeStem(self.short.n_image, width, settings.code_stem, scale)
-        self.towers: TowerInputs | None = None
+        self.towers = None
         if settings.towers is not None:
             self.towers = TowerInputs(vocab, layout, self.short, width, settings.towers)
         self.embed_time: TimestepEmbedder | None = None
@@ -241,6 +248,10 @@ class MLLM(nn.Module):
         """Head matrices (n_text, D) and (n_image, D): views of the shared one."""
         rows: Tensor = self.decoder.embed_tokens.weight if self.head is None else self.head
         return rows[: self.vocab.n_text], rows[self.vocab.image_offset :]
+
+    def layers(self) -> list[nn.Module]:
+        """See `Backbone`."""
+        return list(self.decoder.layers)
 
     def start_codes(self, codebook: Tensor, generator: torch.Generator) -> None:
         """Set the first embedding rows of codes as the settings say, from the VQGAN's codebook (n, d)."""

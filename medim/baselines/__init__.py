@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from medim.baselines.base import Method
 
-METHODS = ("trivial",)
+METHODS = ("trivial", "unidisc", "r2gen", "r2gen_cmn", "bllm", "blip", "llava_rad")
 
 
 def get_method(key: str) -> Method:

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from medim.training import OnLog
 
 PairFiles = Mapping[str, Mapping[str, Path]]  # dataset -> split -> Parquet file of pairs
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """Pairs that a training sees before the others, for methods that train by `medim.baselines.report_writer`.
+
+    Steps, learning rate and averages are those of a training without an order. RoentGen-v2 (arXiv:2508.16783), which
+    pretrains on synthetic pairs and then fine-tunes on real ones, begins a second schedule instead.
+    """
+
+    first_pairs: Mapping[str, int]  # dataset -> leading pairs of its training file that the first steps see, alone
+    first_share: float  # of the steps; the later ones see the other pairs
 
 
 @dataclass(frozen=True)
@@ -23,6 +37,12 @@ class TrainInputs:
     work: Path  # for checkpoints, kept between attempts
     out: Path  # gets config.json (with "system") and the weights
     on_log: OnLog
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    tokens: PairFiles = field(default_factory=dict)  # the same pairs as ids (data/tokens)
+    tokenizer: Path | None = None  # folder of the report tokenizer, for those that read tokens
+    vqgan: Path | None = None  # folder of the VQGAN that made the codes
+    extractor: Path | None = None  # folder of a pretrained picture encoder; None: the method starts from nothing
+    order: TrainingOrder | None = None  # None: every step draws from all pairs
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,16 @@ def join(first: Noisy, second: Noisy) -> Noisy:
     return Noisy(*(torch.cat(pair) for pair in zip(first, second, strict=True)))
 
 
+def of_rows(noisy: Noisy, rows: slice) -> Noisy:
+    """The batch with masks in these rows only: `nelbo` then gives their share of the whole batch's.
+
+    What it divides by is the number of maskable tokens, which stays that of the whole batch.
+    """
+    masked = torch.zeros_like(noisy.masked)
+    masked[rows] = noisy.masked[rows]
+    return noisy._replace(masked=masked)
+
+
 def cap_weight(weight: Tensor, weighting: str, cap: float) -> Tensor:
     """The trained weight, same shape.
 
