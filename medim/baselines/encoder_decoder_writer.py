@@ -1,0 +1,164 @@
+"""A report writer of a residual network, an encoder-decoder and a vocabulary of words: what R2Gen and R2GenCMN share.
+
+Learned is the mean negative log p of words and end, as in cuhksz-nlp/R2Gen, modules/loss.py. Reports are written by
+beam search, so a seed changes nothing.
+
+Letters: B pairs, S pixels a side, T words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from medim.baselines.base import TrainInputs
+from medim.baselines.beam_search import beam_search
+from medim.baselines.method_settings import read_settings
+from medim.baselines.report_decoder import EncoderDecoder
+from medim.baselines.report_words import EDGE, ReportWords, WordSettings, check_lengths
+from medim.baselines.report_writer import ReportWriter, train_writer
+from medim.baselines.visual_extractor import ExtractorSettings, VisualExtractor, load_extractor
+from medim.training import FitResult, Optimisation
+
+MakeNetwork = Callable[[int, int], EncoderDecoder]  # (features of a patch, word ids) -> network
+
+
+class EncoderDecoderSettings(Protocol):
+    """What the settings of a method of this kind hold, beside the sizes of its network."""
+
+    @property
+    def extractor(self) -> ExtractorSettings:
+        """Of the residual network."""
+
+    @property
+    def words(self) -> WordSettings:
+        """How texts become words."""
+
+    @property
+    def beams(self) -> int:
+        """Of the beam search; published: 3."""
+
+    @property
+    def val_pairs(self) -> int:
+        """Validation pairs a dataset at most."""
+
+    @property
+    def optim(self) -> Optimisation:
+        """How it is trained."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How long texts may be; what a writer keeps of its settings."""
+
+    max_length: int  # words of a text that are written, at most
+    cut: bool  # whether longer training texts are cut there; else all of their words are learned
+    beams: int
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: names the value that is impossible.
+        """
+        for name in ("max_length", "beams"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class EncoderDecoderWriter(ReportWriter):
+    """Extractor, network and words."""
+
+    def __init__(
+        self, extractor: ExtractorSettings, make_network: MakeNetwork, words: ReportWords, writing: Writing
+    ) -> None:
+        super().__init__()
+        self.extractor = VisualExtractor(extractor)
+        self.network = make_network(extractor.width, words.num_ids)
+        self.words, self.writing = words, writing
+
+    def _negative_log_p(self, images: Tensor, texts: Sequence[str], most: int | None) -> tuple[Tensor, Tensor]:
+        """Sum over what is learned of the texts, and how much that is; `most` as in `ReportWords.batch`."""
+        ids, learned = (one.to(images.device) for one in self.words.batch(texts, most))
+        logits, _ = self.network(ids[:, :-1], self.network.start(self.extractor(images)))
+        nats = cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none")
+        return (nats * learned).sum(), learned.sum()
+
+    def loss(self, images: Tensor, texts: Sequence[str], generator: torch.Generator) -> Tensor:
+        """See `ReportWriter`; dropout is drawn from torch's seeded default."""
+        total, count = self._negative_log_p(images, texts, self.writing.max_length if self.writing.cut else None)
+        return total / count
+
+    def nats(self, images: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """See `ReportWriter`; of whole texts, whatever their length. An unknown word counts as <unk>."""
+        return self._negative_log_p(images, texts, None)
+
+    @torch.no_grad()
+    def write(self, images: Tensor, seeds: Sequence[int]) -> list[str]:
+        """See `ReportWriter`."""
+        state = self.network.start(self.extractor(images))
+        first = torch.full((len(images),), EDGE, device=images.device)
+        found = beam_search(
+            self.network, state, first, end=EDGE, beams=self.writing.beams, max_length=self.writing.max_length
+        )
+        return [self.words.decode(one.tokens) for one in found]
+
+    def config(self) -> dict[str, Any]:
+        """See `ReportWriter`."""
+        return {
+            "extractor": asdict(self.extractor.settings), "network": asdict(self.network.sizes),
+            "words": self.words.config(), "writing": asdict(self.writing),
+        }  # fmt: skip
+
+
+def new_writer(
+    texts: Sequence[str], settings: EncoderDecoderSettings, make_network: MakeNetwork, method: str,
+    pretrained: Path | None,
+) -> EncoderDecoderWriter:  # fmt: skip
+    """An untrained writer.
+
+    Args:
+        texts: the training texts.
+        settings: see `EncoderDecoderSettings`.
+        make_network: see `MakeNetwork`.
+        method: for messages.
+        pretrained: folder of the residual network's first weights (`load_extractor`); None: it starts from nothing.
+
+    Raises:
+        ValueError: see `ReportWords.build`, `check_lengths` and `load_extractor`.
+    """
+    words = ReportWords.build(texts, settings.words.threshold, settings.words.cleaning)
+    check_lengths(words, texts, settings.words, method)
+    writing = Writing(settings.words.max_length, settings.words.long_texts == "cut", settings.beams)
+    writer = EncoderDecoderWriter(settings.extractor, make_network, words, writing)
+    if pretrained is not None:
+        load_extractor(writer.extractor, pretrained)
+    return writer
+
+
+def train_encoder_decoder(
+    inputs: TrainInputs, settings: EncoderDecoderSettings, make_network: MakeNetwork, method: str
+) -> FitResult:
+    """Train `medim.baselines.<method>` and write its folder.
+
+    Raises:
+        ValueError: see `new_writer`.
+    """
+
+    def build(texts: Sequence[str], _pixels: int) -> EncoderDecoderWriter:
+        return new_writer(texts, settings, make_network, method, inputs.extractor)
+
+    return train_writer(inputs, f"medim.baselines.{method}", build, settings.optim, settings.val_pairs)
+
+
+def writer_of_config(config: Mapping[str, Any], make_network: MakeNetwork) -> EncoderDecoderWriter:
+    """The writer of a `config`, with new weights; the network's sizes stand under "network"."""
+    extractor = read_settings(ExtractorSettings, config["extractor"], "config.json:writer.extractor")
+    writing = read_settings(Writing, config["writing"], "config.json:writer.writing")
+    return EncoderDecoderWriter(extractor, make_network, ReportWords.of_config(config["words"]), writing)
