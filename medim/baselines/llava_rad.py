@@ -1,0 +1,224 @@
+"""LLaVA-Rad (Zambrano Chaves et al. 2025, arXiv:2403.08002; code: microsoft/LLaVA-Rad) as a report writer.
+
+The patches of a vision transformer (last layer but one, without the class token) go through two linear maps with GELU
+between them and stand among the words of a prompt, from which Vicuna goes on. Trained in two stages (its scripts/):
+
+1. pretrain.sh: only the projector learns; the picture alone is the prompt ("plain");
+2. finetune_lora.sh: the projector and LoRA on the language model (or all of it, where `lora: null`), with the prompt.
+
+Both are one training here: the first `projector_steps` steps are stage 1, a function of the step alone, so that a
+training that was killed goes on exactly. Decoded greedily. The network is transformers'
+LlavaForConditionalGeneration.
+
+What differs: one learning rate for both stages (there 1e-3, then 1e-4); no reason for the exam in the prompt, which
+other systems do not see either; the tower learns too where it is not `frozen`, since in small worlds there is none
+that was pretrained on other data.
+
+Letters: B pairs of a batch, S pixels a side, P patches of a picture, D width of the language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+from medim.baselines.base import Method, TrainInputs
+from medim.baselines.lora import LoraSettings
+from medim.baselines.method_settings import read_settings
+from medim.baselines.picture_encoders import fill_tower, to_tower, tower_config
+from medim.baselines.prompted_decoder import Decoding, PromptedDecoder
+from medim.baselines.prompted_writer import LANGUAGE, PromptedWriter, existing, llama_config, split_template
+from medim.baselines.published_llava_rad import language_state, read_release, vision_state
+from medim.baselines.published_words import PublishedWords, WordSettings
+from medim.baselines.report_writer import WriterSystem, load_writer, train_writer
+from medim.baselines.weight_files import fill, read_weights, under
+from medim.training import Optimisation
+
+PLACE = "params.yaml:train_baseline.settings.llava_rad"
+PICTURE = "<image>"  # stands in the prompt where the picture goes
+PROJECTOR = "network.model.multi_modal_projector."
+FEATURE_LAYER = -2
+
+
+@dataclass(frozen=True)
+class LlavaRadNetwork:
+    """Sizes, prompt and decoding."""
+
+    vision: Mapping[str, Any]  # as ViTConfig takes them
+    language: Mapping[str, Any]  # as LlamaConfig takes them
+    prompt: str  # holds <image> once; published: conversation v1, "… USER: <image>\n… ASSISTANT:"
+    lora: LoraSettings | None  # published: rank 64, alpha 128, dropout 0.05; null: the whole language model learns
+    decoding: Decoding  # published: greedy
+
+
+@dataclass(frozen=True)
+class LlavaRadStart:
+    """Released weights; see published_llava_rad.py."""
+
+    vision: str | None  # biomedclipcxr_518_checkpoint.pt; null: `TrainInputs.extractor` if there is one
+    language: str | None  # Hugging Face folder of Vicuna
+    release: str | None  # folder with LLaVA-Rad's projector and, perhaps, its LoRA, which is merged
+
+
+@dataclass(frozen=True)
+class LlavaRadSettings:
+    """The values stand in params.yaml."""
+
+    words: WordSettings
+    network: LlavaRadNetwork
+    start: LlavaRadStart
+    frozen: tuple[str, ...]  # vision, language; published: vision
+    projector_steps: int  # stage 1
+    val_pairs: int  # a dataset
+    optim: Optimisation
+
+    def __post_init__(self) -> None:
+        """Check the stages.
+
+        Raises:
+            ValueError: stage 1 would last to the end.
+        """
+        if not 0 <= self.projector_steps < self.optim.steps:
+            raise ValueError(
+                f"projector_steps must lie in [0, optim.steps = {self.optim.steps}), got {self.projector_steps}"
+            )
+
+
+class LlavaRadWriter(PromptedWriter):
+    """LLaVA-Rad with its words."""
+
+    PARTS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "vision": ("network.model.vision_tower",),
+        LANGUAGE: ("network.model.language_model", "network.lm_head"),
+    }
+
+    def __init__(self, sizes: LlavaRadNetwork, words: PublishedWords) -> None:
+        super().__init__(words)
+        self.sizes = sizes
+        self.pieces = [words.pieces(piece) for piece in split_template(sizes.prompt, [PICTURE])]
+        self.network = LlavaForConditionalGeneration(
+            LlavaConfig(
+                vision_config=tower_config("vit", sizes.vision), text_config=llama_config(sizes.language, words),
+                projector_hidden_act="gelu", vision_feature_layer=FEATURE_LAYER,
+                vision_feature_select_strategy="default",
+            )
+        )  # fmt: skip
+        self.network.model.vision_tower.pooler = None  # nothing looks through it
+        self.projector_steps = 0
+        self.learning: frozenset[str] | None = None  # names of what learns in stage 2
+        self.plain = False
+
+    @property
+    def decoder(self) -> PromptedDecoder:
+        """See `PromptedWriter`."""
+        network, words = self.network, self.words
+        return PromptedDecoder(
+            network.model.language_model, network.lm_head, network, words.end, words.padding, words.max_tokens
+        )
+
+    def pictures(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, P, D): what the language model sees of each patch."""
+        pixels = to_tower(images, self.network.config.vision_config)
+        return torch.stack(list(self.network.get_image_features(pixels, return_dict=True).pooler_output))
+
+    def prompts(self, images: Tensor) -> list[Tensor]:
+        """See `PromptedWriter`."""
+        return self.assembled(self.pieces, [[picture] for picture in self.pictures(images)])
+
+    def begin_step(self, step: int) -> None:
+        """Stage 1 while `step` < projector_steps: only the projector learns, and the prompt is the picture alone."""
+        if self.learning is None:
+            self.learning = frozenset(name for name, value in self.named_parameters() if value.requires_grad)
+        first = step < self.projector_steps
+        if first != self.plain:
+            self.plain = first
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(name in self.learning and (not first or name.startswith(PROJECTOR)))
+
+    def loss(self, images: Tensor, texts: Sequence[str], generator: torch.Generator) -> Tensor:
+        """See `ReportWriter`; mean over the tokens of cross-entropy."""
+        pieces = [[], []] if self.plain else self.pieces
+        rows = self.assembled(pieces, [[picture] for picture in self.pictures(images)])
+        return self.decoder.nats(rows, self.words.encode(texts)).mean()
+
+    @torch.no_grad()
+    def write(self, images: Tensor, seeds: Sequence[int]) -> list[str]:
+        """See `ReportWriter`."""
+        found = self.decoder.write(self.prompts(images), self.sizes.decoding, seeds)
+        return [self.words.decode(ids) for ids in found]
+
+    def config(self) -> dict[str, Any]:
+        """See `ReportWriter`."""
+        return {"network": asdict(self.sizes), "words": self.words.config()}
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> LlavaRadWriter:
+        """The inverse of `config`, untrained."""
+        sizes = read_settings(LlavaRadNetwork, config["network"], f"{PLACE}.network")
+        writer = cls(sizes, PublishedWords.of_config(config["words"]))
+        writer.adapt(sizes.lora)
+        return writer
+
+    def start_from(self, start: LlavaRadStart, extractor: Path | None) -> dict[str, bool]:
+        """Fill the network in place; part -> whether it has pretrained weights.
+
+        Raises:
+            FileNotFoundError, ValueError: see published_llava_rad.py, `fill_tower` and `fill`.
+        """
+        model = self.network.model
+        vision, language, release = (existing(path) for path in (start.vision, start.language, start.release))
+        if vision is not None:
+            patches = model.vision_tower.embeddings.position_embeddings.shape[1] - 1
+            fill(model.vision_tower, vision_state(read_weights(vision), patches), str(vision))
+        elif extractor is not None:
+            fill_tower(model.vision_tower, extractor)
+        projector, adapter = (None, None) if release is None else read_release(release)
+        if projector is not None:
+            fill(model.multi_modal_projector, projector, str(release))
+        if adapter is not None and language is None:
+            raise ValueError(f"{release} changes Vicuna by LoRA: set start.language ({PLACE})")
+        if language is not None:
+            state = language_state(read_weights(language), adapter)
+            fill(model.language_model, under(state, "model."), str(language))
+            head = {"weight": state.get("lm_head.weight", state["model.embed_tokens.weight"])}
+            fill(self.network.lm_head, head, str(language))
+        return {"vision": vision is not None or extractor is not None, LANGUAGE: language is not None}
+
+
+def build_llava_rad(settings: LlavaRadSettings, texts: Sequence[str], extractor: Path | None) -> LlavaRadWriter:
+    """An untrained writer as stage 1 finds it.
+
+    Raises:
+        FileNotFoundError, ValueError: see `PublishedWords.build`, `start_from` and `hold`.
+    """
+    writer = LlavaRadWriter(settings.network, PublishedWords.build(settings.words, texts))
+    have = writer.start_from(settings.start, extractor)
+    lora = settings.network.lora
+    writer.hold((*settings.frozen, *([LANGUAGE] if lora else [])), have)
+    writer.adapt(lora)
+    writer.projector_steps = settings.projector_steps
+    return writer
+
+
+def train(inputs: TrainInputs) -> None:
+    """Train LLaVA-Rad; see `train_writer`. settings: see `LlavaRadSettings`."""
+    settings = read_settings(LlavaRadSettings, inputs.settings, PLACE)
+
+    def build(texts: Sequence[str], _pixels: int) -> LlavaRadWriter:
+        return build_llava_rad(settings, texts, inputs.extractor)
+
+    train_writer(inputs, "medim.baselines.llava_rad", build, settings.optim, settings.val_pairs)
+
+
+def load_system(folder: Path, **_: object) -> WriterSystem:
+    """The writer in `folder`."""
+    return WriterSystem(load_writer(folder, LlavaRadWriter.of_config), METHOD.label)
+
+
+METHOD = Method("llava_rad", "LLaVA-Rad", "MED", "https://github.com/microsoft/LLaVA-Rad", train)

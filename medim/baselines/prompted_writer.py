@@ -1,0 +1,133 @@
+"""What LLaVA-Rad and BLLM share as report writers: words, teacher forcing, what stands still, the start's weights."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig
+
+from medim.baselines.lora import LoraSettings, add_lora
+from medim.baselines.prompted_decoder import PromptedDecoder
+from medim.baselines.published_words import PublishedWords
+from medim.baselines.report_writer import ReportWriter
+
+LANGUAGE = "language"
+
+
+def llama_config(sizes: Mapping[str, Any], words: PublishedWords) -> LlamaConfig:
+    """`sizes` as LlamaConfig takes them, with the words' ids; no padding id, whose embedding would never learn."""
+    ids = {"vocab_size": words.size, "bos_token_id": words.begin, "eos_token_id": words.end, "pad_token_id": None}
+    return LlamaConfig(**sizes, **ids)
+
+
+def split_template(template: str, marks: Sequence[str]) -> list[str]:
+    """The pieces of a prompt around its marks, in their order.
+
+    Raises:
+        ValueError: a mark does not stand there exactly once, or they stand in another order.
+    """
+    pieces, rest = [], template
+    for mark in marks:
+        before, found, rest = rest.partition(mark)
+        if not found or template.count(mark) != 1:
+            raise ValueError(f"a prompt must hold {', '.join(marks)} once each, in this order, got {template!r}")
+        pieces.append(before)
+    return [*pieces, rest]
+
+
+class PromptedWriter(ReportWriter):
+    """A report writer whose language model goes on from words and a picture."""
+
+    PARTS: ClassVar[Mapping[str, tuple[str, ...]]]  # part -> names of its modules and parameters
+
+    def __init__(self, words: PublishedWords) -> None:
+        super().__init__()
+        self.words = words
+        self.still: tuple[str, ...] = ()  # modules that stay in eval mode
+
+    @property
+    @abstractmethod
+    def decoder(self) -> PromptedDecoder:
+        """The language model behind the prompts."""
+
+    @abstractmethod
+    def prompts(self, images: Tensor) -> list[Tensor]:
+        """What stands before the report of each picture of (B, 3, S, S)."""
+
+    def assembled(self, pieces: Sequence[Sequence[int]], filled: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Prompts: the begin, the first piece's words, the first filling, the second piece's words, and so on.
+
+        Args:
+            pieces: ids, one more than a row has fillings.
+            filled: for each row its fillings (P, D).
+        """
+        embedded = [self.decoder.embed(ids) for ids in [[self.words.begin, *pieces[0]], *pieces[1:]]]
+        return [
+            torch.cat([embedded[0], *(part for pair in zip(row, embedded[1:], strict=True) for part in pair)])
+            for row in filled
+        ]  # fmt: skip
+
+    def nats(self, images: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """See `ReportWriter`."""
+        found = self.decoder.nats(self.prompts(images), self.words.encode(texts, whole=True))
+        return found.sum(), torch.tensor(len(found))
+
+    def adapt(self, lora: LoraSettings | None) -> None:
+        """Hold the language model and add LoRA to it; nothing where there is none."""
+        if lora is not None:
+            self._hold(LANGUAGE)
+            add_lora(self.decoder.decoder, lora)
+
+    def hold(self, frozen: Sequence[str], start: Mapping[str, bool]) -> None:
+        """Let parts stand still: they do not learn and keep eval mode.
+
+        Args:
+            frozen: names of PARTS.
+            start: part -> whether it has pretrained weights.
+
+        Raises:
+            ValueError: no such part, or one that would stand still at random weights.
+        """
+        for part in frozen:
+            if part not in self.PARTS:
+                raise ValueError(
+                    f"frozen holds {part!r}, parts are {', '.join(self.PARTS)} (params.yaml:train_baseline)"
+                )
+            if not start[part]:
+                raise ValueError(
+                    f"frozen holds {part!r}, whose weights are random: give it a start or let it learn "
+                    f"(params.yaml:train_baseline.settings)"
+                )
+            self._hold(part)
+
+    def _hold(self, part: str) -> None:
+        names = self.PARTS[part]
+        for name, parameter in self.named_parameters():
+            if any(name == held or name.startswith(f"{held}.") for held in names):
+                parameter.requires_grad_(False)
+        if part != LANGUAGE:  # its only dropout is LoRA's
+            modules = {name for name, _ in self.named_modules()}
+            self.still += tuple(name for name in names if name in modules)
+
+    def train(self, mode: bool = True) -> Self:
+        """As usual, but that what stands still stays in eval mode."""
+        super().train(mode)
+        for name in self.still:
+            self.get_submodule(name).eval()
+        return self
+
+
+def existing(path: str | None) -> Path | None:
+    """A path of params.yaml.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+    """
+    if path is not None and not Path(path).exists():
+        raise FileNotFoundError(f"{path} is missing (params.yaml:train_baseline.settings, `start`)")
+    return None if path is None else Path(path)
