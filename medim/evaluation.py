@@ -73,7 +73,7 @@ class Reference:
         self.dataset, self.reader = dataset, reader
         self.test = read_pairs(test)
         self.by_id = {pair.pair_id: pair for pair in self.test}
-        self._train_file = train
+        self.train_file = train
         self.domain: Domain | None = get_domain(dataset) if is_drawn(dataset) else None
         self.labels = labels_of(self.domain.findings) if self.domain is not None else ()
         learned = trained_as or dataset
@@ -90,7 +90,7 @@ class Reference:
     @cached_property
     def train(self) -> list[Pair]:
         """The training pairs."""
-        return read_pairs(self._train_file)
+        return read_pairs(self.train_file)
 
     @cached_property
     def train_features(self) -> NDArray[np.float32]:

@@ -70,6 +70,11 @@ WORDS = {
         "Findings of the generated report against those that the finding reader sees in the generated picture", "said",
         "seen",
     ),
+    "prompted": _words(
+        "prompted", "Prompts are given, the rest of the reports and the pictures are generated.",
+        "Findings of the generated report against those that the finding reader sees in the generated picture", "said",
+        "seen",
+    ),
 }  # fmt: skip
 
 
@@ -143,11 +148,16 @@ def sample_sheets(
     for (dataset, task), group in sorted(groups.items()):
         cells = cells_of(group[: columns * columns], references.get(dataset))
         heading = heading_of(group[0].row, dataset, task, cells, len(group))
-        images = [cell.image for cell in cells]
-        side = zoom * max(image.shape[0] for image in images)
-        under, beside = [lines_of(cell, side) for cell in cells], [agreement(cell) for cell in cells]
-        sheets[dataset, task] = draw_sheet(images, under, beside, columns, zoom, heading)
+        sheets[dataset, task] = sheet_of(cells, columns, zoom, heading)
     return sheets
+
+
+def sheet_of(cells: Sequence[Cell], columns: int, zoom: int, heading: Sequence[Sequence[Line]]) -> Image.Image:
+    """Cells with their texts under a heading; see `draw_sheet`."""
+    images = [cell.image for cell in cells]
+    side = zoom * max((image.shape[0] for image in images), default=0)
+    under, beside = [lines_of(cell, side) for cell in cells], [agreement(cell) for cell in cells]
+    return draw_sheet(images, under, beside, columns, zoom, heading)
 
 
 def cells_of(samples: Sequence[Sample], reference: Reference | None) -> list[Cell]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from medim.tables import Column, Metrics, Row, Source, Table, World, printed_value
+
+Gains = Mapping[str, Mapping[str, Mapping[str, Any]]]  # "<of> over <over>" -> metric key -> gain with its interval
+
+GAIN_FILE = "gains.json"  # beside the metrics; see medim.downstream_gains
 
 
 class Measured(NamedTuple):
@@ -36,7 +40,14 @@ def read_metrics(folder: Path, models: Sequence[str]) -> dict[str, Any]:
     return {name: page for name, page in rows.items() if name in models}
 
 
-def build_table(table: Table, metrics: Metrics, world: World) -> dict[str, Any]:
+def read_gains(folder: Path) -> Gains:
+    """The gains with intervals of a folder of metrics; none where the downstream study was not compared."""
+    path = folder / GAIN_FILE
+    page: dict[str, Gains] = json.loads(path.read_text()) if path.is_file() else {"gains": {}}
+    return page["gains"]
+
+
+def build_table(table: Table, metrics: Metrics, world: World, gains: Gains | None = None) -> dict[str, Any]:
     """The table as JSON: id, title, profile, cells, left_out.
 
     Args:
@@ -44,6 +55,7 @@ def build_table(table: Table, metrics: Metrics, world: World) -> dict[str, Any]:
             `<model>_seed<number>` are more training seeds of the same model: a cell is their mean, its interval spans
             theirs, `seeds` counts them.
         world: the datasets.
+        gains: see `read_gains`; rows of gains that it does not hold are computed from the values and have no interval.
 
     Returns:
         `cells`: {row, column, metric, value, low, high, n, seeds, better, paper}, value null = not measured.
@@ -60,7 +72,7 @@ def build_table(table: Table, metrics: Metrics, world: World) -> dict[str, Any]:
         for row in table.rows
     ]
     for column in table.columns(world):
-        measured = _column(table.rows, column, metrics)
+        measured = _column(table.rows, column, metrics, gains or {})
         for row in table.rows:
             reason = next((text for part, text in row.leaves_out.items() if part in column.keys[0]), None)
             if reason is not None:
@@ -78,12 +90,32 @@ def _cell(table: Table, row: Row, column: Column, measured: Measured) -> dict[st
     }  # fmt: skip
 
 
-def _column(rows: Sequence[Row], column: Column, metrics: Metrics) -> dict[str, Measured]:
+def _column(rows: Sequence[Row], column: Column, metrics: Metrics, gains: Gains) -> dict[str, Measured]:
     """Row name -> its number; gains are taken after the rows they compare."""
     out: dict[str, Measured] = {}
     for row in rows:
-        out[row.name] = _gain(out[row.gain[0]], out[row.gain[1]]) if row.gain else _row(row, column, metrics)
+        if not row.gain:
+            out[row.name] = _row(row, column, metrics)
+            continue
+        stored = gains.get(" over ".join(comparison(row, rows)), {}).get(column.keys[0])
+        out[row.name] = _gain(out[row.gain[0]], out[row.gain[1]]) if stored is None else _stored(stored)
     return out
+
+
+def comparison(row: Row, rows: Sequence[Row]) -> tuple[str, str]:
+    """The models that a row of gains compares: (of, over).
+
+    Raises:
+        KeyError: it is no row of gains, or names a row that is not there.
+    """
+    models = {other.name: other.sources[0].model for other in rows if other.sources}
+    if row.gain is None:
+        raise KeyError(f"the row {row.name!r} compares no models")
+    return models[row.gain[0]], models[row.gain[1]]
+
+
+def _stored(entry: Mapping[str, Any]) -> Measured:
+    return Measured(entry["value"], entry["low"], entry["high"], int(entry["n"]), int(entry["seeds"]), True)
 
 
 def _gain(of: Measured, over: Measured) -> Measured:
@@ -137,8 +169,13 @@ def _over_seeds(source: Source, key: str, metrics: Metrics) -> Measured:
 
 def _models(source: Source, metrics: Metrics) -> list[str]:
     """The model of a source and its further seeds, as far as they are evaluated."""
-    seed = re.compile(re.escape(source.model) + r"(_(seed)?\d+)?")
-    return sorted(model for model in metrics if seed.fullmatch(model))
+    return sorted(seeds_of(source.model, metrics).values())
+
+
+def seeds_of(model: str, models: Iterable[str]) -> dict[str, str]:
+    """A model's training seeds among `models`: what follows its name ("" or `_seed2` or `_2`) -> the full name."""
+    seed = re.compile(re.escape(model) + r"(|_(?:seed)?\d+)")
+    return {found[1]: name for name in models if (found := seed.fullmatch(name))}
 
 
 def _entries(model: str, row: str | None, metrics: Metrics) -> Mapping[str, Mapping[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -89,7 +90,8 @@ def _by_place(built: Built) -> dict[tuple[str, str], Mapping[str, Any]]:
 def _number(cell: Mapping[str, Any]) -> tuple[str, str]:
     """A measured cell's value and its interval ('' if none)."""
     if is_gain(cell["row"]):
-        return f"{cell['value']:+.1f} %", ""
+        interval = "" if cell["low"] is None else f"{cell['low']:+.1f} to {cell['high']:+.1f}"
+        return f"{cell['value']:+.1f} %", interval
     digits = digits_of(cell["metric"]) if abs(cell["value"]) < LARGE else 0
     value = f"{cell['value']:.{digits}f}"
     if cell["low"] is None or cell["high"] is None:
@@ -143,6 +145,14 @@ def _left_out(built: Built) -> list[str]:
 def _intro(built: Built) -> list[str]:
     lines = ["Intervals are 95 % bootstrap intervals; bold is the best measured value of a column."]
     return [TINY, *lines] if built["profile"] == "tiny" else lines
+
+
+def render_all(built: Built, notes: Sequence[str] = ()) -> dict[str, str]:
+    """A built table in every format: suffix of its file -> text."""
+    return {
+        ".json": json.dumps(built, indent=1) + "\n", ".md": render_markdown(built, notes), ".csv": render_csv(built),
+        ".html": render_html(built, notes),
+    }  # fmt: skip
 
 
 def render_markdown(built: Built, notes: Sequence[str] = ()) -> str:

@@ -42,6 +42,11 @@ REPORT_METRICS = {  # metric -> column as printed; only the NLTK protocol made t
 FINDING_METRICS = (
     "finding_precision", "finding_recall", "finding_f1", "finding_f1_without_side", "sentence_validity",
 )  # fmt: skip
+MIX_METRICS = (
+    "BLEU-1 (nltk)", "BLEU-2 (nltk)", "BLEU-3 (nltk)", "METEOR (nltk)", "ROUGE-L (nltk)", "BLEU-4 (coco)",
+    "METEOR (coco)", "CIDEr (coco)",
+)  # fmt: skip
+SYNTHETIC = {"unidisc": "UniDisc", "medim": "MeDiM"}  # generators of synthetic pairs, as they are called
 JOINT_METRICS = (
     "finding_f1", "alignment (phantom judge)", "silent_pairs", "sentence_validity", "findings_within_30pct",
     "distinct_sets_ratio", "distinct_reports", "share",
@@ -261,7 +266,7 @@ IMAGE_ROWS = (
 )  # fmt: skip
 REPORT_ROWS = (
     Row("BLIP", (Source("blip"),), "NA"), Row("R2Gen", (Source("r2gen"),), "MED"),
-    Row("R2GenCMN", (Source("r2gencmn"),), "MED"), Row("BLLM", (Source("bllm"),), "MED"), UNIDISC,
+    Row("R2GenCMN", (Source("r2gen_cmn"),), "MED"), Row("BLLM", (Source("bllm"),), "MED"), UNIDISC,
     Row("Liquid*", (Source("liquid"),), "MLLM"), Row("MMaDA*", (Source("mmada"),), "MLLM"), MEDIM,
 )  # fmt: skip
 ABLATION_ROWS = (
@@ -304,8 +309,33 @@ def _downstream_rows(model: str) -> tuple[Row, ...]:
         Row("real, twice as many", (Source(f"{model}_real_twice"),)),
         Row("UniDisc, gain over real only", gain=("real + UniDisc", "real only")),
         Row("MeDiM, gain over real only", gain=("real + MeDiM", "real only")),
+        Row("real, twice as many, gain over real only", gain=("real, twice as many", "real only")),
         *_trivial(),
     )
+
+
+def _further_mixes() -> tuple[Row, ...]:
+    """Less real data, and synthetic pairs before the real ones instead of among them; each against its real pairs."""
+    rows: list[Row] = []
+    for model, label in (("r2gen", "R2Gen"), ("bllm", "BLLM")):
+        for size, words in (("tenth_real", "a tenth of real"), ("hundredth_real", "a hundredth of real")):
+            only = f"{label}, {words} only"
+            rows.append(Row(only, (Source(f"{model}_{size}"),)))
+            for generator, name in SYNTHETIC.items():
+                both = f"{label}, {words} + {name}"
+                rows.append(Row(both, (Source(f"{model}_{size}_{generator}"),)))
+                rows.append(Row(f"{both}, gain over real only", gain=(both, only)))
+        rows.append(Row(f"{label}, real only", (Source(f"{model}_real"),)))
+        for generator, name in SYNTHETIC.items():
+            both = f"{label}, {name}, then real"
+            rows.append(Row(both, (Source(f"{model}_{generator}_then_real"),)))
+            rows.append(Row(f"{both}, gain over real only", gain=(both, f"{label}, real only")))
+    return tuple(rows)
+
+
+def _mixes(world: World) -> list[Column]:
+    metrics = dict.fromkeys((*MIX_METRICS, "finding_f1", "sentence_validity"))
+    return [c for name in (world.chest, world.pathology) for c in _columns([name], "image_to_report", metrics)]
 
 
 TABLES = (
@@ -327,6 +357,8 @@ TABLES = (
     Table("figure5c", "Downstream R2Gen, pathology", _downstream_rows("r2gen"), _reports("pathology"), ("pathology",)),
     Table("figure6a", "Downstream BLLM, chest X-ray", _downstream_rows("bllm"), _reports("chest"), ("chest",)),
     Table("figure6b", "Downstream BLLM, pathology", _downstream_rows("bllm"), _reports("pathology"), ("pathology",)),
+    Table("downstream", "Downstream with less real data, and with synthetic pairs before the real ones",
+          _further_mixes(), _mixes, ("chest", "pathology")),
 )  # fmt: skip
 
 

@@ -1,21 +1,21 @@
 """Stage record_tables: metrics -> the paper's tables and figures, on disk and in MLflow.   dvc repro record_tables
 
 in   metrics/*.json, generated, data/pairs, models/finding_reader
-out  tables/<id>.{json,md,csv,html}, figures/paper/figure{4,7,8}.png, mlflow/receipt-<world>.json
+out  tables/<id>.{json,md,csv,html}, figures/paper/figure{4,7,8}.png and bar charts, mlflow/receipt-<world>.json
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
+from medim.bar_charts import CHARTS, bar_chart
 from medim.evaluation import Reference
 from medim.figures import save_png
 from medim.metrics.finding_reader import load_finding_reader
 from medim.mission import Goal, mission_rows
 from medim.paper_figures import FigureSettings, paper_figures
-from medim.table_cells import build_table, read_metrics
-from medim.table_render import render_csv, render_html, render_markdown
+from medim.table_cells import build_table, read_gains, read_metrics
+from medim.table_render import render_all
 from medim.tables import TABLES
 from medim.tables import World as TableWorld
 from pipeline.params import read_section
@@ -46,19 +46,19 @@ def main() -> None:
     outputs = [world.tables(), figures]
     with stage_run("record_tables", section=params, inputs=inputs, outputs=outputs, live=False) as run:
         metrics = read_metrics(world.root / "metrics", [*read_yaml(PARAMS)["evaluate"]["models"], "vqgan"])
+        gains = read_gains(world.root / "metrics")
         shown = TableWorld(load_top().profile, params.chest, params.pathology, params.ood, params.drawn)
         for table in TABLES:
-            built = build_table(table, metrics, shown)
+            built = build_table(table, metrics, shown, gains)
             if table.id == "mission":
                 built["goals"] = mission_rows(params.mission or (), built, metrics)
-            texts = {
-                ".json": json.dumps(built, indent=1) + "\n", ".md": render_markdown(built, params.notes),
-                ".csv": render_csv(built), ".html": render_html(built, params.notes),
-            }  # fmt: skip
-            for suffix, text in texts.items():
+            for suffix, text in render_all(built, params.notes).items():
                 path = run.work / "tables" / f"{table.id}{suffix}"
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(text, encoding="utf-8")
+            chart = bar_chart(built) if table.id in CHARTS else None
+            if chart is not None:
+                save_png(chart, run.work / "figures" / f"{table.id}.png")
         judge = load_finding_reader(reader)
         names = [name for name in (params.chest, params.pathology) if name is not None]
         references = {

@@ -111,7 +111,10 @@ def test_the_check_of_cells_finds_a_number_that_no_row_holds():
 def test_there_is_something_published():
     """pytest passes a parametrised test that has no parameter."""
     assert FILES and READERS
-    assert {path.stem for path in TABLE_FILES if "phantom" in path.parts} == {table.id for table in TABLES}
+    published = {path.stem for path in TABLE_FILES if "phantom" in path.parts}
+    rows = published_rows(RESULTS / "phantom").keys()
+    assert published <= {table.id for table in TABLES}
+    assert {table.id for table in TABLES if not rows.isdisjoint(table.models)} <= published
 
 
 @pytest.mark.parametrize("path", READERS)
