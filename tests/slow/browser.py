@@ -162,6 +162,27 @@ def browser_page(executable, width=1400, height=900):
             browser.close()
 
 
+@contextlib.contextmanager
+def profile_page(executable, profile, width=1400, height=900):
+    """A page of a Chromium whose profile stays in a folder, as a user's does, so that what a page keeps outlives it.
+
+    Pages of `browser_page` are private: their storage lies in memory, and a busy machine was seen to lose it on reload.
+    """
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            profile, executable_path=executable, args=list(FLAGS), timeout=120_000,
+            viewport={"width": width, "height": height},
+        )  # fmt: skip
+        try:
+            page = context.new_page()
+            page.set_default_timeout(PATIENCE)
+            yield page
+        finally:
+            context.close()
+
+
 def table_in(page):
     """What the page's table shows: (headings of the metrics from left to right, {row: texts of its metrics})."""
     grid = page.evaluate(READ_GRID)
