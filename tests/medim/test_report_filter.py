@@ -1,0 +1,130 @@
+import json
+import random
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medim.pairs import Pair, encode_png, read_pairs, write_pairs
+from medim.report_filter import (
+    ReportFilter,
+    best_pairs,
+    filter_reports,
+    judged_scores,
+    read_kept,
+    read_scores,
+)
+
+
+def pairs(count):
+    for number in range(count):
+        image = encode_png(np.full((4, 4, 3), number, np.uint8))
+        yield Pair(
+            f"p-{number}", f"s-{number}", "who", "pg", f"slide_{number}_0", image, "histology", f"Report {number}."
+        )
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=1, max_size=40), st.integers(1, 40), st.randoms()
+)
+def test_the_best_are_those_of_a_sort(scores, keep, shuffle):
+    keep = min(keep, len(scores))
+    stream = [(f"{number:03d}", score) for number, score in enumerate(scores)]
+    expected = sorted(stream, key=lambda one: (-one[1], one[0]))[:keep]
+    shuffle.shuffle(stream)
+    ranked, judged, tied_out = best_pairs(iter(stream), keep)
+    assert list(ranked.items()) == [(name, (rank, score)) for rank, (name, score) in enumerate(expected, start=1)]
+    least = expected[-1][1]
+    assert judged == len(scores)
+    assert tied_out == sum(score == least for score in scores) - sum(score == least for _, score in expected)
+
+
+def test_kept_pairs_are_unchanged_and_say_who_chose_them(tmp_path):
+    source, out = tmp_path / "test.parquet", tmp_path / "filtered.parquet"
+    write_pairs(source, pairs(6), group_rows=2)
+    scores = [("p-5", 0.5), ("p-0", 0.1), ("p-1", 0.9), ("p-2", 0.5), ("p-3", 0.5), ("p-4", 0.0)]
+    kept = filter_reports(source, scores, ReportFilter("Qwen2-VL-7B-Instruct", 3), out)
+    assert read_pairs(out) == [pair for pair in read_pairs(source) if pair.pair_id in ("p-1", "p-2", "p-3")]
+    table = pq.read_table(out)
+    assert table["judge"].to_pylist() == ["Qwen2-VL-7B-Instruct"] * 3
+    assert table["judge_score"].to_pylist() == [0.9, 0.5, 0.5] and table["judge_rank"].to_pylist() == [1, 2, 3]
+    assert (kept.judged, kept.keep, kept.least, kept.tied_out, kept.source) == (6, 3, 0.5, 1, "test.parquet")
+    assert "Qwen2-VL-7B-Instruct" in kept.circularity and "circular" in kept.circularity
+    assert read_kept(out) == kept and json.loads((tmp_path / "filtered.parquet.json").read_text()) == vars(kept)
+
+
+def test_the_order_of_the_scores_changes_no_byte(tmp_path):
+    source = tmp_path / "test.parquet"
+    write_pairs(source, pairs(40))
+    scores = [(f"p-{number}", number % 4 / 4) for number in range(40)]
+    filter_reports(source, scores, ReportFilter("j", 15), tmp_path / "a.parquet")
+    random.Random(1).shuffle(scores)
+    filter_reports(source, scores, ReportFilter("j", 15), tmp_path / "b.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+class Darkness:
+    """A judge that finds dark pictures good."""
+
+    def scores(self, images, reports):
+        assert len(images) == len(reports) <= 4
+        return 1 - images.mean(axis=(1, 2, 3)) / 255
+
+
+def test_a_judge_is_asked_a_chunk_at_a_time(tmp_path):
+    source = tmp_path / "test.parquet"
+    write_pairs(source, pairs(10))
+    scores = list(judged_scores(source, Darkness(), 4))
+    assert [name for name, _ in scores] == [f"p-{number}" for number in range(10)]
+    assert [score for _, score in scores] == pytest.approx([1 - number / 255 for number in range(10)])
+    kept = filter_reports(
+        source, judged_scores(source, Darkness(), 4), ReportFilter("darkness", 2), tmp_path / "o.parquet"
+    )
+    assert [pair.pair_id for pair in read_pairs(tmp_path / "o.parquet")] == ["p-0", "p-1"] and kept.judged == 10
+
+
+def test_scores_of_a_file(tmp_path):
+    pq.write_table(pa.table({"score": [0.5, 1.0], "pair_id": ["a", "b"]}), tmp_path / "s.parquet")
+    assert list(read_scores(tmp_path / "s.parquet")) == [("a", 0.5), ("b", 1.0)]
+    pq.write_table(pa.table({"pair_id": ["a"]}), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="lacks the column score"):
+        list(read_scores(tmp_path / "x.parquet"))
+    with pytest.raises(FileNotFoundError, match="judge the pairs first"):
+        list(read_scores(tmp_path / "none.parquet"))
+
+
+def test_wrong_scores_are_refused_and_leave_no_file(tmp_path):
+    source, out = tmp_path / "test.parquet", tmp_path / "o.parquet"
+    write_pairs(source, pairs(3))
+    good = [("p-0", 0.1), ("p-1", 0.2), ("p-2", 0.3)]
+    for scores, message in [
+        (good[:2], "holds 3 pairs and 2 scores"),
+        ([*good[:2], ("p-9", 0.9)], "1 of the best pairs are not in"),
+        ([*good[:2], ("p-2", 1.5)], r"p-2 is 1\.5: expected a number in \[0, 1\]"),
+        ([*good[:2], ("p-2", float("nan"))], "p-2 is nan"),
+        ([good[2], good[2], good[2]], "1 of the 2 best pair ids stand twice"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            filter_reports(source, scores, ReportFilter("j", 2), out)
+        assert not out.exists()
+    with pytest.raises(ValueError, match="3 pairs were judged, 4 are to be kept"):
+        filter_reports(source, good, ReportFilter("j", 4), out)
+    with pytest.raises(FileNotFoundError, match="dvc repro prepare_data"):
+        filter_reports(tmp_path / "none.parquet", good, ReportFilter("j", 1), out)
+
+
+def test_a_file_that_nobody_filtered_says_so(tmp_path):
+    write_pairs(tmp_path / "test.parquet", pairs(1))
+    with pytest.raises(ValueError, match="not written by the report filter"):
+        read_kept(tmp_path / "test.parquet")
+    with pytest.raises(FileNotFoundError):
+        read_kept(tmp_path / "none.parquet")
+
+
+@pytest.mark.parametrize(("judge", "keep"), [("", 3), (" ", 3), ("j", 0)])
+def test_a_filter_has_a_judge_and_keeps_something(judge, keep):
+    with pytest.raises(ValueError, match="needs a judge's name"):
+        ReportFilter(judge, keep)
