@@ -10,8 +10,9 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -162,17 +163,53 @@ def write_pairs(path: Path, pairs: Iterable[Pair], group_rows: int = 512) -> int
     return writer.count
 
 
-def iter_pairs(path: Path, batch_rows: int = 256) -> Iterator[Pair]:
-    """Stream the pairs of a Parquet file in order, in constant memory.
+def join_tables(parts: Iterable[Path], path: Path, schema: pa.Schema) -> int:
+    """Write the rows of several files as one, in constant memory; returns their number.
+
+    The bytes are those of a `TableWriter` that had been given all rows.
+    """
+    with TableWriter(path, schema) as writer:
+        for part in parts:
+            for row in iter_rows(part, schema.names):
+                writer.write(row)
+    return writer.count
+
+
+def iter_rows(
+    path: Path, columns: Sequence[str], batch_rows: int = 256, rows: tuple[int, int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Stream rows of a Parquet file in order, in constant memory.
+
+    Args:
+        columns: those that are read.
+        batch_rows: rows in memory at once.
+        rows: (start, stop), all if None; row groups outside are not read.
+    """
+    file = pq.ParquetFile(path)
+    start, stop = rows or (0, file.metadata.num_rows)
+    groups, before = _groups(file.metadata, start, stop)
+    if groups:
+        batches = file.iter_batches(batch_rows, row_groups=groups, columns=list(columns))
+        yield from islice((row for batch in batches for row in batch.to_pylist()), start - before, stop - before)
+
+
+def _groups(metadata: Any, start: int, stop: int) -> tuple[list[int], int]:
+    """Row groups with a row in [start, stop), and how many rows stand before them."""
+    firsts = np.cumsum([0, *(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))])
+    groups = [n for n in range(metadata.num_row_groups) if firsts[n] < stop and firsts[n + 1] > start]
+    return groups, int(firsts[groups[0]]) if groups else 0
+
+
+def iter_pairs(path: Path, batch_rows: int = 256, rows: tuple[int, int] | None = None) -> Iterator[Pair]:
+    """Stream the pairs of a Parquet file in order, in constant memory; see `iter_rows`.
 
     Raises:
         FileNotFoundError: names the file and the command that makes it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: run `dvc repro prepare_data`")
-    for batch in pq.ParquetFile(path).iter_batches(batch_rows, columns=PAIR_SCHEMA.names):
-        for row in batch.to_pylist():
-            yield Pair(**row)
+    for row in iter_rows(path, PAIR_SCHEMA.names, batch_rows, rows):
+        yield Pair(**row)
 
 
 def read_pairs(path: Path, limit: int | None = None) -> list[Pair]:

@@ -11,11 +11,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from medim.distributed import ALONE, Ranks, gathered, local, processes, shard_as, shard_optimiser_state, whole
 from medim.precision import PRECISIONS, use_bf16
 
 OnLog = Callable[[int, Mapping[str, float]], None]
@@ -81,6 +82,31 @@ class Trainee(Protocol):
         """Scalar loss and scalars to log. All randomness comes from `generator` or torch's seeded default."""
 
 
+@runtime_checkable
+class SharedTrainee(Trainee, Protocol):
+    """A trainee that several processes train together (medim.distributed): its `loss` returns the shares of `ranks`."""
+
+    ranks: Ranks
+
+    def blocks(self, module: nn.Module) -> Sequence[nn.Module]:
+        """Modules of a player whose weights FSDP2 gathers one block at a time."""
+
+
+def ranks_of(trainee: Trainee) -> Ranks:
+    """The processes that train it.
+
+    Raises:
+        ValueError: torchrun started several, and the trainee does not share its batches.
+    """
+    ranks = trainee.ranks if isinstance(trainee, SharedTrainee) else ALONE
+    if ranks.world != processes():
+        raise ValueError(
+            f"{type(trainee).__name__} is trained by {ranks.world} process, torchrun started {processes()}: "
+            f"start this stage without torchrun"
+        )
+    return ranks
+
+
 @dataclass(frozen=True)
 class FitResult:
     """What a training leaves: `averaged` holds the EMA weights (the raw ones where ema = 0)."""
@@ -117,7 +143,7 @@ def ema_update(decay: float) -> Callable[[Any, Any, Any], None]:
     @torch.no_grad()
     def update(averaged: Any, current: Any, num_averaged: Any) -> None:
         n = float(num_averaged)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+        torch._foreach_lerp_(list(map(local, averaged)), list(map(local, current)), 1 - min(decay, (1 + n) / (10 + n)))
 
     return update
 
@@ -131,6 +157,9 @@ class Run:
             raise ValueError("a trainee needs at least one player")
         first = next(iter(self.players.values()))
         self.device = next(first.parameters()).device
+        self.ranks = ranks_of(trainee)
+        self.averaged = AveragedModel(first, multi_avg_fn=ema_update(optim.ema)) if optim.ema else None
+        self._share(trainee)
         self.optimisers: dict[str, AdamW] = {}
         for name, module in self.players.items():
             groups = [
@@ -142,28 +171,67 @@ class Run:
                 lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=True,
             )  # fmt: skip
         self.schedules = {n: LambdaLR(o, lambda s: lr_factor(s, optim)) for n, o in self.optimisers.items()}
-        self.averaged = AveragedModel(first, multi_avg_fn=ema_update(optim.ema)) if optim.ema else None
         self.step = 0
 
+    def _share(self, trainee: Trainee) -> None:
+        """Weights that all processes agree on, sharded where they have a mesh; see `Ranks.share`."""
+        if isinstance(trainee, SharedTrainee):
+            copies = [] if self.averaged is None else [self.averaged.module]
+            for module in (*self.players.values(), *copies):
+                self.ranks.share(module, trainee.blocks(module))
+
     def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
-        return {
+        """Everything that the next step depends on; where weights are sharded, whole in the first process."""
+        state: dict[str, Any] = {
             "step": self.step,
             "players": {n: m.state_dict() for n, m in self.players.items()},
             "optimisers": {n: o.state_dict() for n, o in self.optimisers.items()},
             "schedules": {n: s.state_dict() for n, s in self.schedules.items()},
             "averaged": self.averaged.state_dict() if self.averaged is not None else {},
         }
+        return state if self.ranks.mesh is None else gathered(state)
 
     def load(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`."""
         self.step = int(state["step"])
         for name, module in self.players.items():
-            module.load_state_dict(state["players"][name])
-            self.optimisers[name].load_state_dict(state["optimisers"][name])
+            module.load_state_dict(self._own(state["players"][name], module))
+            self.optimisers[name].load_state_dict(self._own_optimiser(state["optimisers"][name], name))
             self.schedules[name].load_state_dict(state["schedules"][name])
         if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
+            self.averaged.load_state_dict(self._own(state["averaged"], self.averaged))
+
+    def _own(self, state: Mapping[str, Any], module: nn.Module) -> Mapping[str, Any]:
+        """What this process holds of a module's whole state."""
+        if self.ranks.mesh is None:
+            return state
+        own = module.state_dict()
+        return {key: shard_as(value, own.get(key)) for key, value in state.items()}
+
+    def _own_optimiser(self, state: dict[str, Any], name: str) -> dict[str, Any]:
+        if self.ranks.mesh is None:
+            return state
+        return shard_optimiser_state(state, [p for g in self.optimisers[name].param_groups for p in g["params"]])
+
+    def save(self, folder: Path) -> None:
+        """A checkpoint of the whole state, written by the first process; all must call it."""
+        state = self.state()
+        if self.ranks.first:
+            save_checkpoint(state, folder)
+
+    def resume(self, folder: Path) -> bool:
+        """Load the newest checkpoint, if there is one.
+
+        With shards each process reads its own parts of the file only.
+        """
+        found = self.ranks.agreed(latest_checkpoint(folder) if self.ranks.first and folder.is_dir() else None)
+        if found is None:
+            return False
+        if self.ranks.mesh is None:
+            self.load(torch.load(found, map_location=self.device, weights_only=True))
+        else:
+            self.load(torch.load(found, map_location="cpu", mmap=True, weights_only=True))
+        return True
 
     def result_module(self) -> nn.Module:
         """The averaged first player, or itself."""
@@ -224,16 +292,18 @@ def train_step(
             generator = torch.Generator().manual_seed(draw)
             with torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
                 loss, extra = trainee.loss(name, batch, run.step, generator)
-            (loss / optim.accumulate).backward()
+            (run.ranks.scaled(loss) / optim.accumulate).backward()
             for key, value in {f"{name}/loss": loss, **extra}.items():
                 logs[key] = logs.get(key, torch.zeros(())) + value.detach().float().cpu() / optim.accumulate
-        logs[f"{name}/grad_norm"] = nn.utils.clip_grad_norm_(module.parameters(), optim.clip).detach().cpu()
+        run.ranks.average_gradients(module)
+        norm = nn.utils.clip_grad_norm_(module.parameters(), optim.clip)
+        logs[f"{name}/grad_norm"] = whole(norm).detach().cpu()
         run.optimisers[name].step()
         run.schedules[name].step()
     run.step += 1
     if run.averaged is not None:
         run.averaged.update_parameters(next(iter(run.players.values())))
-    return logs
+    return run.ranks.total(logs, [f"{name}/grad_norm" for name in run.players])
 
 
 def fit(
@@ -256,13 +326,14 @@ def fit(
         Interrupted: SIGTERM came; a checkpoint was written, the same command goes on from it.
     """
     run = Run(trainee, optim)
-    found = latest_checkpoint(work) if work.is_dir() else None
-    if found is not None:
-        run.load(torch.load(found, map_location=run.device, weights_only=True))
+    first = run.ranks.first
+    on_log = on_log if first else _say_nothing
+    if run.resume(work) and first:
         print(f"{name}: resume at step {run.step} of {optim.steps}", flush=True)
     started, clock = run.step, time.perf_counter()
     bf16 = use_bf16(optim.precision, run.device)
-    with _term_flag() as stop, tqdm(total=optim.steps, initial=run.step, desc=name, unit="step", disable=None) as bar:
+    hidden = None if first else True  # None: shown on a terminal only
+    with _term_flag() as stop, tqdm(total=optim.steps, initial=run.step, desc=name, unit="step", disable=hidden) as bar:
         while run.step < optim.steps:
             logs = train_step(run, trainee, batches, optim, seed, bf16)
             last = run.step == optim.steps
@@ -271,14 +342,19 @@ def fit(
                 _log(logs, run.step, name, rate, on_log, bar)
             if validate is not None and (last or (optim.validate_every and run.step % optim.validate_every == 0)):
                 _validate(validate, run, on_log)
-            if last or run.step % optim.checkpoint_every == 0 or stop.is_set():
-                save_checkpoint(run.state(), work)
+            stopping = run.ranks.any_of(stop.is_set())
+            if last or run.step % optim.checkpoint_every == 0 or stopping:
+                run.save(work)
             bar.update()
-            if stop.is_set() and not last:
+            if stopping and not last:
                 raise Interrupted(143)
         if started == optim.steps and validate is not None:  # killed after the last checkpoint: callers want its values
             _validate(validate, run, on_log)
     return FitResult(run.result_module().eval(), started, run.step, time.perf_counter() - clock)
+
+
+def _say_nothing(_step: int, _values: Mapping[str, float]) -> None:
+    """`on_log` of all processes but the first."""
 
 
 def _log(logs: Mapping[str, Tensor], step: int, name: str, rate: float, on_log: OnLog, bar: Any) -> None:

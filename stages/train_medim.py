@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medim.distributed import PARALLEL, process_group
 from medim.medim_training import MeDiMSettings, TokenData, read_tokens, train_medim
 from medim.pretrained import Beginning, Start
 from medim.tokenizers.vqgan import load_vqgan
@@ -19,7 +20,8 @@ from medim.training import Optimisation
 from pipeline.params import changed, read_section
 from pipeline.paths import world_from_params
 from pipeline.resources import device
-from pipeline.stage import command, stage_run
+from pipeline.stage import command
+from pipeline.stage_processes import shared_stage_run
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,24 @@ def main() -> None:
     """Train one variant."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variant", required=True)
-    variant = parser.parse_args().variant
-    base = read_section("train_medim", Section)
+    parser.add_argument("--parallel", choices=PARALLEL, default="copies", help="what torchrun's processes hold")
+    arguments = parser.parse_args()
+    variant = arguments.variant
+    base, world = read_section("train_medim", Section), world_from_params()
     params = changed(base, base.changes[variant], f"train_medim.changes.{variant}")
-    world = world_from_params()
-    out, tokenizer, backbone = world.model(variant), world.model("text_tokenizer"), world.model("backbone")
-    towers = world.model("towers")
-    inputs = [world.tokens_folder(), tokenizer, backbone, towers, world.model("vqgan")]
-    with stage_run("train_medim", variant, section=params, inputs=inputs, outputs=[out]) as run:
+    names = (variant, "text_tokenizer", "backbone", "towers", "vqgan")
+    out, tokenizer, backbone, towers, vqgan = map(world.model, names)
+    inputs = [world.tokens_folder(), tokenizer, backbone, towers, vqgan]
+    with shared_stage_run("train_medim", variant, section=params, inputs=inputs, outputs=[out]) as run:
         train = {name: read_tokens(world.tokens(name, "train")) for name in params.datasets}
         val = {name: read_tokens(world.tokens(name, "val"), params.settings.val_pairs) for name in params.datasets}
-        data = TokenData(train, val, tokenizer, load_vqgan(world.model("vqgan")).quantize.weight)
-        result = train_medim(
-            data, params.settings, params.optim, seed=run.seed + params.seed_offset, work=run.work,
-            out=run.work / "result", on_log=run.log, device=device(),
-            beginning=Beginning(start(params, backbone), towers), extra={"variant": variant},
-        )  # fmt: skip
+        data = TokenData(train, val, tokenizer, load_vqgan(vqgan).quantize.weight)
+        with process_group(device(), arguments.parallel) as own:
+            result = train_medim(
+                data, params.settings, params.optim, seed=run.seed + params.seed_offset, work=run.work,
+                out=run.work / "result", on_log=run.log, device=own,
+                beginning=Beginning(start(params, backbone), towers), extra={"variant": variant},
+            )  # fmt: skip
         parameters = sum(p.numel() for p in result.averaged.parameters())
         run.cost(examples=params.optim.steps * params.optim.batch_size, parameters=parameters)
         run.place(run.work / "result", out)

@@ -14,7 +14,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from medim.pairs import PROMPT_END, Pair, encode_png
 
 SPLIT_NAMES = {"train": "train", "val": "val", "validate": "val", "validation": "val", "dev": "val", "test": "test"}
 MAX_FIELD = 10_000_000  # characters of one CSV cell; more is taken for a quotation mark that nothing closes
+
+Decoded = tuple[bytes | None, str]  # PNG and "", or None and the reason
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,10 @@ def read_table(path: Path) -> tuple[list[dict[str, Any]], bool]:
     if path.suffix.lower() == ".csv":
         return _csv_rows(path, text), cp1252
     if path.suffix.lower() == ".json":
-        rows = _parse_json(path, text, 1)
+        rows = parse_json(path, text, 1)
     else:
         lines = enumerate(text.split("\n"), 1)  # splitlines would cut at U+2028 and U+0085 inside a string
-        rows = [_parse_json(path, line, number) for number, line in lines if line.strip()]
+        rows = [parse_json(path, line, number) for number, line in lines if line.strip()]
     if not isinstance(rows, list):
         raise ValueError(f"{path} must hold a list of objects (CSV, JSONL, or JSON), got {type(rows).__name__}")
     for number, row in enumerate(rows, 1):
@@ -149,7 +151,12 @@ def _csv_rows(path: Path, text: str) -> list[dict[str, Any]]:
         csv.field_size_limit(limit)
 
 
-def _parse_json(path: Path, text: str, first_line: int) -> Any:
+def parse_json(path: Path, text: str, first_line: int) -> Any:
+    """Content of JSON text whose first line is line `first_line` of `path`.
+
+    Raises:
+        ValueError: names file, line and column.
+    """
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -174,7 +181,7 @@ def _table_items(source: FolderSource, root: Path, stats: ImportStats) -> Iterat
             raise KeyError(f"{path} row {number + 1} has no column {missing[0]!r}; there are {sorted(map(str, row))}")
         name = _cell(row, source.image_column)
         image = folder / name
-        label = _label(image, root) if name else f"{source.table} row {number + 1}"
+        label = label_of(image, root) if name else f"{source.table} row {number + 1}"
         pictures = sorted(p for p in image.rglob("*") if p.suffix.lower() in SUFFIXES) if image.is_dir() else [image]
         if not name or not pictures:
             stats.quarantined.append((label, "the row names no picture"))
@@ -245,45 +252,88 @@ def _unnamed(dataset: str, source: FolderSource, names: list[str]) -> str:
     return f"{dataset}: {many} {where} of {source.table} (first: {', '.join(names[:3])})"
 
 
+def checked_items(dataset: str, source: FolderSource, stats: ImportStats) -> list[Item]:
+    """All items, names and texts only.
+
+    Raises:
+        ValueError, FileNotFoundError, KeyError: see `import_folder`.
+    """
+    _check_source(dataset, source)
+    return list(read_items(source, stats))
+
+
+def split_of_patients(dataset: str, source: FolderSource, items: Sequence[Item], seed: int) -> dict[str, str]:
+    """Patient -> split.
+
+    Raises:
+        ValueError: no patient is left for train; said before hours of decoding.
+    """
+    splits = draw_splits({item.patient for item in items}, source.val, source.test, seed)
+    if splits and not source.split_column:
+        _empty_splits(dataset, source, set(splits.values()))
+    return splits
+
+
+def refusals(items: Sequence[Item]) -> list[str]:
+    """Why an item is not taken, whatever its picture is; "" where only the picture decides."""
+    seen: set[Path] = set()
+    reasons = []
+    for item in items:
+        reasons.append("named twice" if item.image in seen else "the report is empty" if is_empty(item.report) else "")
+        seen.add(item.image)
+    return reasons
+
+
+def decode_picture(path: Path, size: int, background: str, fit: str) -> Decoded:
+    """A file as PNG, or why it cannot be used; see `read_picture`."""
+    try:
+        return encode_png(read_picture(path, size, background, fit)), ""
+    except UnreadableImageError as error:
+        return None, str(error)
+
+
+def _next(pictures: Iterator[Decoded], dataset: str, label: str) -> Decoded:
+    for picture in pictures:
+        return picture
+    raise ValueError(f"{dataset}: {label} was not decoded: the source changed while it was read, start again")
+
+
 def import_folder(
     dataset: str, source: FolderSource, size: int, seed: int, write: Callable[[str, Pair], None],
-    progress: Callable[[int], None],
+    progress: Callable[[int], None], pictures: Iterator[Decoded] | None = None,
 ) -> ImportStats:  # fmt: skip
     """Read a folder and hand every usable pair to `write(split, pair)`, one at a time.
 
     A file named twice is taken once. Pixels are not compared: copies of a picture in two files are both taken, also
     under two patients.
 
+    Args:
+        pictures: what `decode_picture` says of each item that `refusals` lets pass, in order, where others have decoded
+            them (medim.data.preparation_shards); None: they are decoded here.
+
     Raises:
-        ValueError: nothing usable was found, shares or prompt cannot be used, no patient is left for train, or the
-            table cannot be read.
+        ValueError: nothing usable was found, shares or prompt cannot be used, no patient is left for train, the table
+            cannot be read, or `pictures` are fewer than items.
         FileNotFoundError: root or table is missing.
         KeyError: the table lacks a column.
     """
-    _check_source(dataset, source)
     stats = ImportStats()
-    items = list(read_items(source, stats))  # names and texts only; pictures are decoded one by one
+    items = checked_items(dataset, source, stats)
     if stats.unnamed:
         print(_unnamed(dataset, source, stats.unnamed), flush=True)
-    splits = draw_splits({item.patient for item in items}, source.val, source.test, seed)
-    if splits and not source.split_column:
-        _empty_splits(dataset, source, set(splits.values()))  # before hours of decoding
-    seen: set[Path] = set()
-    for number, item in enumerate(items):
-        label = _label(item.image, Path(source.root))
-        reason = "named twice" if item.image in seen else "the report is empty" if is_empty(item.report) else ""
-        seen.add(item.image)
-        if not reason:
-            try:
-                pixels = read_picture(item.image, size, source.background, source.fit)
-            except UnreadableImageError as error:
-                reason = str(error)
-        if reason:
+    splits = split_of_patients(dataset, source, items, seed)
+    reasons = refusals(items)
+    wanted = (item for item, reason in zip(items, reasons, strict=True) if not reason)
+    pictures = pictures or (decode_picture(item.image, size, source.background, source.fit) for item in wanted)
+    for number, (item, reason) in enumerate(zip(items, reasons, strict=True)):
+        label = label_of(item.image, Path(source.root))
+        png, reason = (None, reason) if reason else _next(pictures, dataset, label)
+        if png is None:
             stats.quarantined.append((label, reason))
         else:
             split = item.split or splits[item.patient]
             pair_id = f"{dataset}-{number:06d}"
-            pair = Pair(pair_id, pair_id, item.patient, dataset, label, encode_png(pixels), source.prompt, item.report)
+            pair = Pair(pair_id, pair_id, item.patient, dataset, label, png, source.prompt, item.report)
             write(split, pair)
             stats.accepted[split] += 1
             stats.cp1252 += item.cp1252
@@ -297,7 +347,8 @@ def import_folder(
     return stats
 
 
-def _label(image: Path, root: Path) -> str:
+def label_of(image: Path, root: Path) -> str:
+    """A picture's path below `root`, or the whole path where it lies elsewhere."""
     return image.relative_to(root).as_posix() if image.is_relative_to(root) else str(image)
 
 

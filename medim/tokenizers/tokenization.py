@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from medim.pairs import PROMPT_END, Pair, TableWriter, iter_pairs, load_images
 from medim.tokenizers.text import TextTokenizer
-from medim.tokenizers.vqgan import VQGAN
+from medim.tokenizers.vqgan import VQGAN, load_vqgan
 from medim.tokenizers.vqgan_training import encode_images
 
 TOKEN_SCHEMA = pa.schema(
@@ -49,15 +49,38 @@ def token_rows(
 
 
 def tokenize_split(
-    pairs: Path, out: Path, tokenizer: TextTokenizer, vqgan: VQGAN, length: int, batch: int
-) -> Mapping[str, int]:
-    """Write one split's token pairs; returns {"pairs", "cut"}: how many there are and how many texts were cut."""
+    pairs: Path, out: Path, tokenizer: TextTokenizer, vqgan: VQGAN, length: int, batch: int,
+    rows: tuple[int, int] | None = None,
+) -> Mapping[str, int]:  # fmt: skip
+    """Write the token pairs of one split, or of its rows (start, stop) where start is a multiple of `batch`.
+
+    Returns:
+        {"pairs", "cut"}: how many there are and how many texts were cut.
+    """
     cut = 0
     with TableWriter(out, TOKEN_SCHEMA) as writer:
-        for row in token_rows(iter_pairs(pairs), tokenizer, vqgan, length, batch):
+        for row in token_rows(iter_pairs(pairs, rows=rows), tokenizer, vqgan, length, batch):
             cut += row["text_tokens"] == length
             writer.write(row)
     return {"pairs": writer.count, "cut": cut}
+
+
+def make_tokens(
+    *, tokenizer: str, vqgan: str, length: int, batch: int, device: str
+) -> Callable[..., Mapping[str, int]]:
+    """What a worker does to rows of a pair file: see `tokenize_split`.
+
+    Args:
+        tokenizer: folder of the text tokenizer.
+        vqgan: folder of the image tokenizer.
+        device: torch's name of it.
+    """
+    text, model = TextTokenizer.load(Path(tokenizer)), load_vqgan(Path(vqgan)).to(device)
+
+    def write(source: Path, target: Path, *, start: int, stop: int) -> Mapping[str, int]:
+        return tokenize_split(source, target, text, model, length, batch, (start, stop))
+
+    return write
 
 
 def _groups(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:

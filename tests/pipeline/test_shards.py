@@ -1,0 +1,259 @@
+"""Shards: the same bytes from every engine, whole or not at all, what fails is named, what is finished stays.
+
+Workers are killed, and so is the process that drives them. Ray's tests run where Ray is installed (extra `cluster`).
+"""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import shard_functions
+
+from pipeline.shard_engines import Engine, engine_of, ray_cluster, visible_gpus
+from pipeline.shard_work import Shard, Work, address, imported, shard_key
+from pipeline.shards import ShardsFailed, list_shards, map_shards, row_ranges, rows_of
+
+ROOT = Path(__file__).parents[2]
+FILES, ROWS = 6, 40
+ALONE, TWO, RAY = Engine("local", 1, 0, 0), Engine("local", 2, 0, 0), Engine("ray", 2, 0, 0)
+with_ray = pytest.param(
+    RAY, marks=[pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed"), pytest.mark.slow]
+)
+every_engine = pytest.mark.parametrize("engine", [ALONE, TWO, with_ray], ids=["alone", "two", "ray"])
+several_workers = pytest.mark.parametrize("engine", [TWO, with_ray], ids=["two", "ray"])
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One Ray for all of its tests: it takes longest to start."""
+    with ray_cluster(RAY.workers):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _with_cluster(request):
+    """Ray runs where a test asks for it."""
+    if getattr(request.node, "callspec", None) and request.node.callspec.params.get("engine") == RAY:
+        request.getfixturevalue("cluster")
+
+
+def numbers(first):
+    return pa.table({"number": pa.array(range(first, first + ROWS), pa.int64())})
+
+
+@pytest.fixture
+def sources(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for n in range(FILES):
+        pq.write_table(numbers(100 * n), folder / f"part-{n}.parquet")
+    return sorted(folder.glob("*.parquet"))
+
+
+def work(tmp_path, make=shard_functions.make_squares, **settings):
+    settings = settings or ({"width": 16} if make is shard_functions.make_squares else {})
+    return Work(address(make), settings, tmp_path / "receipts", threads=1, seed=0, use_torch=False)
+
+
+def digests(folder):
+    """Name -> hash of every file; nothing half made may lie there."""
+    assert not [path for path in folder.iterdir() if path.suffix != ".parquet"]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def expected(sources, tmp_path):
+    """What each output must be, made without any of the machinery."""
+    folder = tmp_path / "expected"
+    folder.mkdir()
+    function = shard_functions.make_squares(width=16)
+    for source in sources:
+        function(source, folder / source.name)
+    return digests(folder)
+
+
+@every_engine
+def test_every_engine_writes_the_same_bytes_and_finished_shards_are_skipped(engine, sources, expected, tmp_path):
+    out = tmp_path / "out"
+    first = map_shards(work(tmp_path), list_shards(sources, out, code="1"), engine, name="squares")
+    first.check()
+    assert (first.made, first.skipped) == (FILES, 0) and digests(out) == expected
+    assert first.summaries == ({"rows": ROWS, "odd": ROWS // 2},) * FILES
+    again = map_shards(work(tmp_path), list_shards(sources, out, code="1"), engine, name="squares")
+    assert (again.made, again.skipped) == (0, FILES) and again.summaries == first.summaries
+    (out / sources[2].name).unlink()
+    mended = map_shards(work(tmp_path), list_shards(sources, out, code="1"), ALONE, name="squares")
+    assert (mended.made, mended.skipped) == (1, FILES - 1) and digests(out) == expected
+    other = map_shards(work(tmp_path), list_shards(sources, out, code="2"), ALONE, name="squares")
+    assert other.made == FILES and digests(out) == expected
+
+
+@every_engine
+def test_a_poisoned_shard_is_named_with_its_file_and_the_others_finish(engine, sources, expected, tmp_path):
+    out, whole = tmp_path / "out", sources[3].read_bytes()
+    sources[3].write_bytes(b"no Parquet")
+    report = map_shards(work(tmp_path), list_shards(sources, out, code="1"), engine, name="squares")
+    assert [failure.shard.source for failure in report.failures] == [sources[3]]
+    assert report.made == FILES - 1 and report.summaries[3] is None
+    found = digests(out)
+    assert found == {name: value for name, value in expected.items() if name != sources[3].name}
+    with pytest.raises(ShardsFailed, match=rf"1 of {FILES} shards failed[\s\S]*{sources[3].name}: pyarrow.*Parquet"):
+        report.check()
+    sources[3].write_bytes(whole)
+    mended = map_shards(work(tmp_path), list_shards(sources, out, code="1"), ALONE, name="squares")
+    assert (mended.made, mended.skipped) == (1, FILES - 1) and digests(out) == expected
+
+
+@several_workers
+def test_a_shard_that_kills_its_worker_is_named_and_the_others_finish(engine, sources, expected, tmp_path):
+    pq.write_table(pa.table({"number": pa.array([1, -1], pa.int64())}), sources[1])
+    report = map_shards(work(tmp_path), list_shards(sources, tmp_path / "out", code="1"), engine, name="squares")
+    assert [failure.shard.source for failure in report.failures] == [sources[1]]
+    assert "the worker died" in str(report.failures[0])
+    found = digests(tmp_path / "out")
+    assert found == {name: value for name, value in expected.items() if name != sources[1].name}
+
+
+@several_workers
+def test_a_worker_that_is_killed_costs_nothing_but_time(engine, sources, expected, tmp_path):
+    marker = {"marker": str(tmp_path / "killed")}
+    shards = [
+        Shard(shard.source, shard.target, shard.key, marker if shard.source == sources[4] else {})
+        for shard in list_shards(sources, tmp_path / "out", code="1")
+    ]
+    report = map_shards(work(tmp_path), shards, engine, name="squares")
+    report.check()
+    assert (tmp_path / "killed").exists() and report.made == FILES and digests(tmp_path / "out") == expected
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+import shard_functions
+from pipeline.shard_engines import Engine
+from pipeline.shard_work import Work, address
+from pipeline.shards import list_shards, map_shards
+folder = Path(sys.argv[1])
+work = Work(address(shard_functions.make_squares), {"width": 16, "pause": 0.1, "pids": str(folder / "pids")},
+            folder / "receipts", threads=1, seed=0, use_torch=False)
+shards = list_shards(sorted((folder / "in").glob("*")), folder / "out", code="1")
+map_shards(work, shards, Engine("local", 2, 0, 0), name="squares")
+"""
+
+
+def test_the_driver_killed_leaves_no_workers_and_the_next_run_makes_the_rest(sources, expected, tmp_path):
+    pids, out = tmp_path / "pids", tmp_path / "out"
+    pids.mkdir()
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"}
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], env=environment)
+    while len(list((tmp_path / "receipts").glob("*.json"))) < 2:
+        assert driver.poll() is None
+        time.sleep(0.01)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait(10)
+    until = time.monotonic() + 20
+    while any(map(is_running, pids.iterdir())):
+        assert time.monotonic() < until, "a worker outlived the driver"
+        time.sleep(0.05)
+    there = len(list((tmp_path / "receipts").glob("*.json")))
+    shards = list_shards(sources, out, code="1")
+    report = map_shards(work(tmp_path), shards, ALONE, name="squares")
+    assert report.skipped == there and report.made == FILES - there and there < FILES
+    assert digests(out) == expected
+
+
+def is_running(pid_file):
+    """Whether the process of this id is there, and no zombie that nobody has waited for."""
+    stat = Path("/proc") / pid_file.name / "stat"
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("engine", [ALONE, TWO], ids=["alone", "two"])
+def test_a_function_that_cannot_be_made_stops_the_run_and_blames_no_shard(engine, sources, tmp_path):
+    broken = work(tmp_path, shard_functions.make_broken)
+    with pytest.raises(RuntimeError, match=r"squares: shard_functions:make_broken cannot be set up[\s\S]*train_vqgan"):
+        map_shards(broken, list_shards(sources, tmp_path / "out", code="1"), engine, name="squares")
+
+
+def test_a_failed_shard_leaves_its_target_as_it_was(sources, tmp_path):
+    target = tmp_path / "out" / sources[0].name
+    target.parent.mkdir()
+    target.write_bytes(b"before")
+    report = map_shards(
+        work(tmp_path, shard_functions.make_nothing), [Shard(sources[0], target, "key")], ALONE, name="nothing"
+    )
+    assert "returned without writing" in str(report.failures[0]) and target.read_bytes() == b"before"
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_rows_of_one_file_in_several_shards(sources, tmp_path):
+    """Row ranges are arguments: the outputs hold the rows of the whole file, in order."""
+    ranges = list(row_ranges(rows_of(sources[1]), 16))
+    assert ranges == [(0, 16), (16, 32), (32, 40)]
+    assert list(row_ranges(40, 0)) == [(0, 40)] and list(row_ranges(0, 16)) == [(0, 0)]
+    folder, source = tmp_path / "out", sources[1]
+    shards = [
+        Shard(source, folder / f"{start}.parquet", shard_key("c", start=start), {"start": start, "stop": stop})
+        for start, stop in ranges
+    ]
+    map_shards(work(tmp_path), shards, TWO, name="squares").check()
+    found = [row for shard in shards for row in pq.read_table(shard.target)["square"].to_pylist()]
+    assert found == [n * n for n in range(100, 100 + ROWS)]
+
+
+def test_two_shards_may_not_have_one_target(sources, tmp_path):
+    shards = [Shard(source, tmp_path / "one.parquet", "key") for source in sources[:2]]
+    with pytest.raises(ValueError, match=r"one\.parquet"):
+        map_shards(work(tmp_path), shards, ALONE, name="squares")
+
+
+def test_a_missing_input_is_named_before_anything_runs(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.parquet is missing"):
+        list_shards([tmp_path / "absent.parquet"], tmp_path / "out", code="1")
+
+
+def test_functions_by_their_address():
+    assert imported(address(shard_functions.make_squares)) is shard_functions.make_squares
+    with pytest.raises(ValueError, match="a worker cannot import"):
+        address(lambda: None)
+    with pytest.raises(ValueError, match="write module:function"):
+        imported("pipeline.shards:absent")
+
+
+def test_the_engine_stands_in_the_environment():
+    assert engine_of({}) == ALONE and not ALONE.splits and TWO.splits
+    assert engine_of({"MEDIM_WORKERS": "2"}) == Engine("local", 2, 0, 1024)
+    names = {"MEDIM_ENGINE": "ray", "MEDIM_WORKERS": "8", "MEDIM_WORKER_GPUS": "1", "MEDIM_SHARD_ROWS": "1024"}
+    assert engine_of(names) == Engine("ray", 8, 1, 1024)
+    for wrong, message in (
+        ({"MEDIM_ENGINE": "dask"}, "MEDIM_ENGINE must be local or ray, got 'dask'"),
+        ({"MEDIM_WORKERS": "0"}, "MEDIM_WORKERS must be at least 1, got 0"),
+        ({"MEDIM_SHARD_ROWS": "many"}, "MEDIM_SHARD_ROWS must be a whole number, got 'many'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            engine_of(wrong)
+
+
+def test_every_worker_has_gpus_of_its_own():
+    assert visible_gpus(Engine("local", 4, 0, 0), None) == []
+    assert visible_gpus(Engine("local", 3, 1, 0), None) == ["0", "1", "2"]
+    assert visible_gpus(Engine("local", 2, 2, 0), "4,5,6,7") == ["4,5", "6,7"]
+    with pytest.raises(ValueError, match="3 workers of 1 GPUs need 3, CUDA_VISIBLE_DEVICES names 1"):
+        visible_gpus(Engine("local", 3, 1, 0), "2")
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")
+def test_without_ray_the_engine_says_how_to_get_it(sources, tmp_path):
+    with pytest.raises(ModuleNotFoundError, match="cluster"):
+        map_shards(work(tmp_path), list_shards(sources, tmp_path / "out", code="1"), RAY, name="squares")
