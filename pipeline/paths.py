@@ -20,6 +20,10 @@ README = Path("README.md")
 PROFILES = Path("profiles")
 DVC_YAML = Path("dvc.yaml")
 DVC_LOCK = Path("dvc.lock")
+PREFECT_YAML = Path("prefect.yaml")
+PREFECT = Path(".prefect")  # database, logs and locks of the flows
+STAGE_LOCKS = PREFECT / "stages"
+FLOW_RUNS = PREFECT / "runs"
 
 SPLITS = ("train", "val", "test")
 SIDE = "side"  # folder beside those of the datasets in generated/<model>
@@ -57,6 +61,14 @@ class World:
     def model(self, name: str) -> Path:
         """Folder of a trained network: config.json, model.safetensors, ..."""
         return self.root / "models" / name
+
+    def synthetic(self, generator: str) -> Path:
+        """Folder of a generator's synthetic pairs: <dataset>.parquet, held_out.json, card.md."""
+        return self.root / "synthetic" / generator
+
+    def synthetic_file(self, generator: str, dataset: str) -> Path:
+        """Parquet file of a generator's synthetic pairs (medim.synthesis.SYNTHETIC_SCHEMA)."""
+        return self.synthetic(generator) / f"{dataset}.parquet"
 
     def generated(self, model: str) -> Path:
         """Folder of what a model generated, as Parquet files `<dataset>/<task>.parquet`."""

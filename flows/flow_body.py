@@ -1,0 +1,119 @@
+"""What every flow does: ask DVC what is stale, run that, show the result in MLflow and in Prefect."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Crashed, State
+
+from flows.flow_report import publish
+from flows.flow_runs import alive
+from flows.graph import read_graph, with_prefix
+from flows.mlflow_links import Link, SyncError, sync
+from flows.run_stages import CallerGoneError, Outcome, Policy, StageRunner
+from flows.slots import Slots
+from flows.stage_process import Ending, StageFailed, StageProcess
+from flows.stages_to_run import stages_to_run, stale_stages
+from pipeline.paths import World, world_from_params
+from pipeline.resources import telemetry_off
+
+
+class StagesFailedError(RuntimeError):
+    """Some stages of a flow are not done; the message names them."""
+
+
+class PrefectTasks:
+    """Runs each attempt at a stage as a task run of Prefect, with arrows from those that it needed."""
+
+    def __init__(self) -> None:
+        self.futures: dict[str, Any] = {}  # stage -> Prefect's future of its newest attempt
+
+    def submit(self, attempt: StageProcess, number: int, needs: Sequence[str]) -> concurrent.futures.Future[Any]:
+        """Start one attempt."""
+        stage = attempt.stage
+        name = stage if number == 1 else f"{stage}, attempt {number}"
+
+        @task(name=stage.partition("@")[0], task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
+        def run_stage() -> State[Any] | None:
+            log = get_run_logger()
+            if attempt.slot is not None and attempt.slot.device is not None:
+                log.info("%s | on GPU %s", stage, attempt.slot.device)
+            try:
+                attempt.run(lambda line: log.info("%s | %s", stage, line))
+            except StageFailed as error:
+                if error.ending is not Ending.STOPPED:
+                    raise
+                return Cancelled(message=f"{stage} was stopped; what it had saved is found by the next run")
+            return None
+
+        self.futures[stage] = run_stage.submit(wait_for=[self.futures[need] for need in needs])
+        return self.futures[stage].wrapped_future
+
+
+def run_flow(name: str, prefixes: Sequence[str], tables: Sequence[str], policy: Policy) -> State[Any] | None:
+    """Bring the stages that begin with `prefixes`, and all that they need, up to date.
+
+    Args:
+        name: of the flow and its deployment.
+        prefixes: of names of stage instances.
+        tables: shown on the flow's page.
+        policy: see Policy.
+
+    Returns:
+        None, or Crashed where the worker is gone.
+
+    Raises:
+        GraphError, DvcError: there are no such stages, or DVC cannot tell what is stale.
+        StagesFailedError: some stages are not done.
+        SyncError: the tables are there and MLflow does not show them.
+    """
+    telemetry_off()
+    log, caller, world = get_run_logger(), os.getppid(), world_from_params()
+    log.info("%s: asking DVC what is stale (world %s)", name, world.name)
+    with alive(flow_run.get_id()):
+        graph = read_graph()
+        stages = stages_to_run(graph, stale_stages(policy.seconds, log.info), with_prefix(graph, prefixes))
+        slots = Slots()
+        where = ", ".join(str(device) for device in slots.devices if device is not None) or "none, one job at a time"
+        log.info("%d stages to run: %s (GPUs: %s)", len(stages), ", ".join(stages) or "none", where)
+        runner = StageRunner(graph, slots, policy, PrefectTasks().submit)
+        try:
+            outcomes = runner.run(stages, lambda: os.getppid() == caller)
+        except CallerGoneError as gone:
+            _close_output()
+            return Crashed(message=f"{gone}; run the deployment again")
+        _finish(name, world, tables, outcomes)
+    return None
+
+
+def _finish(name: str, world: World, tables: Sequence[str], outcomes: Sequence[Outcome]) -> None:
+    log = get_run_logger()
+    links: list[Link] = []
+    unseen: SyncError | None = None
+    try:
+        links = sync(world) if world.tables().is_dir() else []
+    except SyncError as error:
+        unseen = error
+    publish(name, world, tables, outcomes, links)
+    for link in links:
+        log.info("MLflow: %s %s", link.page, link.address)
+    lost = [f"{outcome.stage} ({outcome.state})" for outcome in outcomes if not outcome.done]
+    if lost:
+        raise StagesFailedError(f"{len(lost)} of {len(outcomes)} stages are not done: {', '.join(lost)}")
+    if unseen is not None:
+        raise unseen
+    log.info("%s: %d stages done", name, len(outcomes))
+
+
+def _close_output() -> None:
+    """Send what is printed nowhere: the worker that read it is gone, and a write would end this process."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(nowhere, number)
+    os.close(nowhere)

@@ -1,0 +1,54 @@
+"""What a flow leaves on its page in Prefect: the stages, the paper's tables, links to MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flows.mlflow_links import Link
+from flows.run_stages import Outcome
+from pipeline.paths import World
+
+REASON = 300  # characters of a failure in the table; its task run has all
+
+
+def stage_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """One row a stage."""
+    return [
+        {
+            "stage": outcome.stage,
+            "state": outcome.state,
+            "attempts": outcome.attempts,
+            "seconds": round(outcome.seconds, 1),
+            "reason": "" if outcome.done else outcome.reason[-REASON:],
+        }
+        for outcome in outcomes
+    ]
+
+
+def tables_page(world: World, tables: Sequence[str], links: Sequence[Link]) -> str:
+    """The tables that there are, as Markdown, each with the link to its page in MLflow."""
+    address = {link.page: link.address for link in links}
+    parts = [f"World `{world.name}`."]
+    for table in tables:
+        path = world.table(table, ".md")
+        if path.is_file():
+            link = f"[{table} in MLflow]({address[table]})" if table in address else f"`{path}`"
+            parts.append(f"{path.read_text(encoding='utf-8').strip()}\n\n{link}")
+    others = [link for link in links if link.page not in tables]
+    if others:
+        parts.append("More in MLflow: " + ", ".join(f"[{link.page}]({link.address})" for link in others))
+    return "\n\n".join(parts) + "\n"
+
+
+def publish(name: str, world: World, tables: Sequence[str], outcomes: Sequence[Outcome], links: Sequence[Link]) -> None:
+    """Make the artifacts of this flow run: `<name>-stages`, `<name>-tables` and one link a table, `<name>-<table>`."""
+    from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+    rows = stage_rows(outcomes)
+    if rows:
+        create_table_artifact(rows, key=f"{name}-stages", description=f"What became of the stages of {name}")
+    create_markdown_artifact(tables_page(world, tables, links), key=f"{name}-tables", description="The paper's tables")
+    for link in links:
+        if link.page in tables:
+            create_link_artifact(link.address, link_text=f"{link.page} in MLflow", key=f"{name}-{link.page}")

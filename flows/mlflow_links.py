@@ -1,0 +1,47 @@
+"""The pages of MLflow that show a world, as `python -m pipeline.tracking sync` prints them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from flows.dvc_calls import environment
+from pipeline.paths import World
+
+LINE = re.compile(r"^(?P<world>[\w-]+)/(?P<page>\S+)\s+(?:recorded|unchanged)\s+(?P<address>\S+)$", re.MULTILINE)
+TIME = 1800  # seconds
+
+
+class SyncError(RuntimeError):
+    """MLflow could not be brought up to date; the message holds what was said."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """One page: a table (`table1`), the trainings, the figures."""
+
+    page: str
+    address: str
+
+
+def parse_links(text: str) -> list[Link]:
+    """The pages in what `pipeline.tracking.print_links` prints, in its order."""
+    return [Link(found["page"], found["address"]) for found in LINE.finditer(text)]
+
+
+def sync(world: World) -> list[Link]:
+    """Have MLflow show the world's files, in a process of its own: MLflow takes seconds to import.
+
+    Raises:
+        SyncError: it did not work out.
+    """
+    command = [sys.executable, "-m", "pipeline.tracking", "sync", "--world", world.name]
+    try:
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=TIME)
+    except subprocess.TimeoutExpired as error:
+        raise SyncError(f"{' '.join(command[1:])} took more than {TIME} s") from error
+    if done.returncode:
+        raise SyncError(f"{' '.join(command[1:])} ended with {done.returncode}:\n{done.stderr.strip()[-2000:]}")
+    return parse_links(done.stdout)

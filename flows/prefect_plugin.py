@@ -1,0 +1,64 @@
+"""Plugin of Prefect: `prefect deployment run NAME` means NAME/NAME in this project.
+
+Prefect's command wants FLOW/DEPLOYMENT. Here every deployment has its flow's name (a test holds prefect.yaml to it), so
+a name without a slash has one meaning. The hook is Prefect's public start-up hook: entry point group `prefect.plugins`
+in pyproject.toml, switched on by prefect.toml of this folder; it runs before the command reads its arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from prefect.plugins import HookContext, register_hook
+
+from flows.deployments import deployments
+from flows.server_address import answers
+from pipeline.params_file import nearest
+from pipeline.paths import PREFECT_YAML
+
+ACTIONS = ("run", "inspect", "pause", "resume")
+FLAGS = ("--watch",)  # options without a value
+
+
+def complete(argv: Sequence[str], names: Collection[str]) -> list[str]:
+    """The command line with a deployment's name completed.
+
+    Raises:
+        SystemExit: the name is none of prefect.yaml's; says which there are.
+    """
+    for place in range(3, len(argv)):
+        before, word = argv[place - 1], argv[place]
+        value = place > 3 and before.startswith("-") and before not in FLAGS and "=" not in before
+        if word.startswith("-") or value:
+            continue
+        if word in names:
+            return [*argv[:place], f"{word}/{word}", *argv[place + 1 :]]
+        if "/" not in word:
+            sys.exit(f"{PREFECT_YAML} has no deployment {word!r}{nearest(word, names)}; there are {', '.join(names)}")
+        break
+    return list(argv)
+
+
+def is_about_a_deployment(argv: Sequence[str]) -> bool:
+    """Whether this is `prefect deployment run ...` or another command that takes one deployment's name."""
+    return (
+        len(argv) > 3
+        and Path(argv[0]).stem in ("prefect", "__main__")
+        and argv[1] in ("deployment", "deployments")
+        and argv[2] in ACTIONS
+    )
+
+
+@register_hook
+def setup_environment(*, ctx: HookContext) -> None:
+    """Complete the name; without a server say how to start one (Prefect prints 60 lines of a failed connection)."""
+    os.environ["PREFECT_PLUGINS_ENABLED"] = "false"  # once a process tree: not again in the worker's children
+    if not is_about_a_deployment(sys.argv) or not PREFECT_YAML.is_file():
+        return
+    argv = complete(sys.argv, [deployment.name for deployment in deployments()])
+    if not answers(ctx.api_url):
+        sys.exit(f"no Prefect server answers at {ctx.api_url}: run `python -m flows.start`")
+    sys.argv[:] = argv

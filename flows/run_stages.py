@@ -1,0 +1,175 @@
+"""Runs stages, each after those that it needs, as many at once as there are slots.
+
+Many flows may do this at once in one folder: a stage that another flow runs is waited for, and is then found done. A
+flow takes the stage's lock first and the slot second and never waits while it holds one of them, so two flows cannot
+wait for each other.
+
+Deviation from Prefect's own retries: they sleep in the thread of the task, and a cancelled flow waits for that sleep.
+Here an attempt that is to be repeated is a new task run, and the pause before it holds neither thread nor slot.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from flows.graph import Graph
+from flows.slots import Slots, try_lock
+from flows.stage_process import Ending, StageFailed, StageProcess
+from pipeline.paths import STAGE_LOCKS
+
+POLL = 0.5  # seconds
+BUSY_PAUSE = 3.0  # seconds before a stage whose files another DVC holds is tried again
+END = 12.0  # seconds that a stopped attempt may take; `supervise` needs less
+
+
+class CallerGoneError(RuntimeError):
+    """The process that started the flow is gone: nobody could cancel it any more."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How patient a flow is."""
+
+    seconds: float  # longest time of one stage, waiting for other processes of DVC included
+    retries: int  # further attempts after a transient failure
+    pause: float  # seconds before the first of them; doubled for each one more
+
+
+@dataclass
+class Outcome:
+    """What became of a stage."""
+
+    stage: str
+    state: str = "waiting"  # done | not run | the value of an Ending
+    attempts: int = 0
+    seconds: float = 0.0  # of all attempts
+    reason: str = ""
+    again: float = 0.0  # time.monotonic() before which there is no further attempt
+    first: float | None = field(default=None, repr=False)  # time.monotonic() of the first attempt
+
+    @property
+    def done(self) -> bool:
+        """It ran, or DVC found it up to date."""
+        return self.state == "done"
+
+
+# Starts `process.run` in another thread: (attempt, its number, stages of this flow that it needed) -> its future.
+Submit = Callable[[StageProcess, int, Sequence[str]], "concurrent.futures.Future[Any]"]
+
+
+def lock_file(stage: str) -> Path:
+    """What is locked while a flow runs the stage."""
+    return STAGE_LOCKS / f"{quote(stage, safe='@')}.lock"
+
+
+class StageRunner:
+    """The stages of one flow."""
+
+    def __init__(self, graph: Graph, slots: Slots, policy: Policy, submit: Submit) -> None:
+        self.graph, self.slots, self.policy, self.submit = graph, slots, policy, submit
+        self.outcomes: dict[str, Outcome] = {}
+        self._waiting: list[str] = []
+        self._running: dict[concurrent.futures.Future[Any], StageProcess] = {}
+        self._attempts: list[StageProcess] = []
+
+    def run(self, stages: Sequence[str], alive: Callable[[], bool] = lambda: True) -> list[Outcome]:
+        """Run the stages (in the graph's order) to the end; what follows from a failed one is not run.
+
+        Args:
+            stages: as `stages_to_run` gives them.
+            alive: asked twice a second; once it says no, everything is ended.
+
+        Raises:
+            CallerGoneError: `alive` said no.
+        """
+        self.outcomes = {stage: Outcome(stage) for stage in stages}
+        self._waiting = list(stages)
+        try:
+            while self._waiting or self._running:
+                if not alive():
+                    raise CallerGoneError("the worker that started this flow is gone; what it had finished stays done")
+                self._start_ready()
+                self._collect()
+        except BaseException:
+            self.stop()
+            raise
+        return list(self.outcomes.values())
+
+    def stop(self) -> None:
+        """End every attempt and wait until it has ended."""
+        for attempt in self._attempts:
+            attempt.stop()
+        concurrent.futures.wait(self._running, timeout=END)
+
+    def _start_ready(self) -> None:
+        for stage in list(self._waiting):
+            needs = [self.outcomes[need] for need in sorted(self.graph.above[stage]) if need in self.outcomes]
+            failed = [need.stage for need in needs if need.state not in ("done", "waiting")]
+            if failed:
+                self._waiting.remove(stage)
+                self.outcomes[stage].state, self.outcomes[stage].reason = "not run", f"{failed[0]} is not done"
+            elif all(need.done for need in needs) and time.monotonic() >= self.outcomes[stage].again:
+                attempt = self._attempt(stage)
+                if attempt is not None:
+                    self._waiting.remove(stage)
+                    self._launch(attempt, [need.stage for need in needs])
+
+    def _attempt(self, stage: str) -> StageProcess | None:
+        """An attempt with its lock and slot, or None where one of them is taken."""
+        lock = try_lock(lock_file(stage))
+        if lock is None:
+            return None
+        computes = stage in self.graph.computing
+        slot = self.slots.take() if computes else None
+        if computes and slot is None:
+            lock.release()
+            return None
+        outcome = self.outcomes[stage]
+        outcome.first = time.monotonic() if outcome.first is None else outcome.first
+        left = self.policy.seconds - (time.monotonic() - outcome.first)
+        return StageProcess(stage, lock, slot, max(1.0, left))
+
+    def _launch(self, attempt: StageProcess, needs: Sequence[str]) -> None:
+        outcome = self.outcomes[attempt.stage]
+        outcome.attempts += 1
+        self._attempts = [other for other in self._attempts if other in self._running.values()] + [attempt]
+        attempt.begun = time.monotonic()
+        self._running[self.submit(attempt, outcome.attempts, needs)] = attempt
+
+    def _collect(self) -> None:
+        """Wait a moment, then book what has ended."""
+        if not self._running:
+            time.sleep(POLL if self._waiting else 0)
+            return
+        ended, _ = concurrent.futures.wait(self._running, POLL, concurrent.futures.FIRST_COMPLETED)
+        for future in ended:
+            attempt = self._running.pop(future)
+            attempt.release()
+            self.outcomes[attempt.stage].seconds += time.monotonic() - attempt.begun
+            if attempt.finished:
+                self.outcomes[attempt.stage].state = "done"
+            else:
+                self._book_failure(attempt)
+
+    def _book_failure(self, attempt: StageProcess) -> None:
+        """Say how it failed, or plan one more attempt."""
+        outcome, error = self.outcomes[attempt.stage], attempt.failure
+        ending = error.ending if isinstance(error, StageFailed) else Ending.TRANSIENT  # Prefect's trouble, not its own
+        outcome.reason = str(error) if error is not None else "Prefect ended the task before the stage began"
+        now = time.monotonic()
+        late = outcome.first is not None and now - outcome.first > self.policy.seconds
+        if ending is Ending.BUSY and not late:
+            outcome.attempts -= 1
+            outcome.again = now + BUSY_PAUSE
+        elif ending is Ending.TRANSIENT and outcome.attempts <= self.policy.retries:
+            outcome.again = now + self.policy.pause * 2 ** (outcome.attempts - 1)
+        else:
+            outcome.state = ending.value
+            return
+        self._waiting.insert(0, attempt.stage)

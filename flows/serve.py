@@ -1,0 +1,48 @@
+"""`python -m flows.serve` registers the deployments and runs what is asked for: a server, and no pool and no worker.
+
+Flows start sooner this way (5 s instead of 10), and end with this process. `python -m flows.start` is the other way.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from flows.deployments import Deployment, deployments
+from flows.server_address import answers
+from pipeline.resources import telemetry_off
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
+
+
+def registered(deployment: Deployment) -> RunnerDeployment:
+    """An entry of prefect.yaml as `prefect.serve` takes it."""
+    file, _, function = deployment.entrypoint.partition(":")
+    flow: Any = getattr(import_module(file.removesuffix(".py").replace("/", ".")), function)
+    made: RunnerDeployment = flow.to_deployment(
+        name=deployment.name,
+        parameters=dict(deployment.parameters),
+        description=deployment.description,
+        tags=list(deployment.tags),
+    )
+    return made
+
+
+def main() -> None:
+    """Serve until the end (Ctrl-C)."""
+    telemetry_off()
+    from prefect import serve
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    if not url or not answers(url):
+        sys.exit(f"no Prefect server answers at {url}: run `python -m flows.start --no-worker`")
+    found = deployments()
+    print(f"serving {', '.join(one.name for one in found)}; next, elsewhere: prefect deployment run {found[0].name}")
+    serve(*(registered(one) for one in found), print_starting_message=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Who may run now: one job a GPU, and one process a stage.
+
+Both are files under an exclusive `flock`. The kernel frees a lock when the last process that holds it is gone, however
+it ended, so nothing can be left taken. Prefect's own concurrency limits were tried: a flow killed with SIGKILL kept its
+slots through a restart of the server, and the next flow waited for ever without a message.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+DEVICES = "MEDIM_GPUS"  # ids, comma-separated, instead of those found; empty: none
+FOLDER = "MEDIM_SLOTS"  # where the slots' files are, instead of a folder of this user on this machine
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+GPU_LINE = re.compile(r"^GPU \d+: .*\(UUID: ([^)]+)\)")
+MIG_LINE = re.compile(r"^\s+MIG .*\(UUID: ([^)]+)\)")
+
+
+class Lock:
+    """A file under an exclusive lock; `fd` may be given to a child process, which then holds it too."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def release(self) -> None:
+        """Let go, once; the file is free when no child holds it either."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The right to compute. `device` is for CUDA_VISIBLE_DEVICES; None on a machine without a GPU."""
+
+    device: str | None
+    lock: Lock
+
+
+def try_lock(path: Path) -> Lock | None:
+    """The lock of a file, or None where another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    except BaseException:
+        os.close(fd)
+        raise
+    return Lock(fd)
+
+
+def parse_devices(listing: str) -> list[str]:
+    """UUIDs in what `nvidia-smi -L` prints. A GPU that is split (MIG) is replaced by its parts.
+
+    UUIDs, because nvidia-smi and CUDA do not number the GPUs of a mixed machine in the same order.
+    """
+    found: list[tuple[str, list[str]]] = []
+    for line in listing.splitlines():
+        if gpu := GPU_LINE.match(line):
+            found.append((gpu[1], []))
+        elif (part := MIG_LINE.match(line)) and found:
+            found[-1][1].append(part[1])
+    return [device for gpu, parts in found for device in (parts or [gpu])]
+
+
+def devices() -> list[str]:
+    """Ids of the GPUs that jobs may use: MEDIM_GPUS, else CUDA_VISIBLE_DEVICES (Slurm sets it), else nvidia-smi's."""
+    for variable in (DEVICES, VISIBLE):
+        text = os.environ.get(variable)
+        if text is not None:
+            ids = [part.strip() for part in text.split(",") if part.strip()]
+            return ids[: ids.index("-1")] if "-1" in ids else ids  # CUDA stops at the first id that is none
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return []
+    return parse_devices(done.stdout) if done.returncode == 0 else []
+
+
+def slots_folder() -> Path:
+    """Where slots are, the same for every checkout of this user on this machine, for they share its GPUs."""
+    chosen = os.environ.get(FOLDER)
+    if chosen:
+        return Path(chosen)
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    return base / f"medim-slots-{os.getuid()}"
+
+
+class Slots:
+    """The slots of this machine: one a GPU; a machine without has one."""
+
+    def __init__(self, ids: Sequence[str] | None = None, folder: Path | None = None) -> None:
+        found = list(devices() if ids is None else ids)
+        self.devices: list[str | None] = list(found) or [None]
+        self.folder = slots_folder() if folder is None else folder
+
+    def take(self) -> Slot | None:
+        """A free slot, or None where all are taken."""
+        for device in self.devices:
+            lock = try_lock(self.folder / f"{'cpu' if device is None else quote(device, safe='')}.lock")
+            if lock is not None:
+                return Slot(device, lock)
+        return None

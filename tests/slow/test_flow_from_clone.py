@@ -1,0 +1,38 @@
+"""From a clean clone: the documented commands run a deployment on the whole (tiny) graph to its end."""
+
+import os
+import socket
+
+import pytest
+from small_flow import run_id, wait_for
+from worlds import new_clone
+
+from flows.deployments import deployments
+from pipeline.params_file import read_yaml
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+
+@pytest.fixture
+def clone(tmp_path):
+    clone = new_clone(tmp_path / "clone")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/api"
+    clone.variables = {"PREFECT_API_URL": address, "MEDIM_SLOTS": str(tmp_path / "slots")}
+    clone.python("-m", "flows.start", **clone.variables)
+    yield clone
+    clone.python("-m", "flows.start", "--stop", **clone.variables)
+
+
+@pytest.mark.parametrize("name", [one.name for one in deployments()])
+def test_the_documented_commands_end_completed(clone, name):
+    if name == "downstream-augmentation" and "train_downstream" not in read_yaml(clone.folder / "dvc.yaml")["stages"]:
+        pytest.skip("dvc.yaml has no stage train_downstream")
+    said = clone.call("prefect", "deployment", "run", name, "--watch", **clone.variables)
+    assert "Completed" in said and run_id(said)
+    assert clone.call("dvc", "status", **clone.variables).strip() == "Data and pipelines are up to date."
+    assert (clone.folder / "runs/small/tables/mission.json").is_file()
+    clone.python("-m", "flows.start", "--stop", **clone.variables)
+    server = int((clone.folder / ".prefect/server.lock").read_text())
+    wait_for(lambda: not os.path.exists(f"/proc/{server}"), 30, "the server's end")  # noqa: PTH110
