@@ -11,6 +11,7 @@ Blip2ForConditionalGeneration. Two stages in one training, told apart by the ste
 
 A report is written in two passes, coarse and refined; in the released code the second sees neither the picture nor the
 first half of its prompt (`mixed_embs` is assigned twice), and training reads the first picture's coarse report for all.
+Validation curves are of the first pass, which needs no draw.
 
 What differs beside that: the end of a text is the tokenizer's end and not "###"; one prompt a pass, not one drawn from
 a list (which is not published); coarse reports of a part of the batch, in a part of the steps, and stage 1's loss in
@@ -32,7 +33,7 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2QForme
 
 from medim.baselines.base import Method, TrainInputs
 from medim.baselines.bllm_induction import Bootstrapping, ReportBank, induction_loss, summaries
-from medim.baselines.lora import LoraSettings
+from medim.baselines.lora import LoraSettings, merge_lora
 from medim.baselines.method_settings import read_settings
 from medim.baselines.picture_encoders import FIRST_STD, fill_tower, to_tower, tower_config
 from medim.baselines.prompted_decoder import Decoding, PromptedDecoder
@@ -283,8 +284,10 @@ def train(inputs: TrainInputs) -> None:
 
 
 def load_system(folder: Path, **_: object) -> WriterSystem:
-    """The writer in `folder`."""
-    return WriterSystem(load_writer(folder, BllmWriter.of_config), METHOD.label)
+    """The writer in `folder`, LoRA merged."""
+    writer = load_writer(folder, BllmWriter.of_config)
+    merge_lora(writer)
+    return WriterSystem(writer, METHOD.label)
 
 
 METHOD = Method("bllm", "BLLM", "MED", "https://github.com/synlp/R2-LLM", train)

@@ -87,7 +87,14 @@ class ReportBank:
 
     @classmethod
     def of_files(cls, files: Mapping[str, Path]) -> ReportBank:
-        """The texts "<prompt>: <report>" of files of pairs; see `ReportBank`."""
+        """The texts "<prompt>: <report>" of files of pairs; see `ReportBank`.
+
+        Raises:
+            FileNotFoundError: names the file and the command that makes it.
+        """
+        for path in files.values():
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} is missing: run `dvc repro prepare_data`")
         tables = {name: pq.read_table(path, columns=["prompt", "report"]) for name, path in files.items()}
         return cls({n: [full_text(**row) for row in table.to_pylist()] for n, table in tables.items()})
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from medim.baselines.base import Method, TrainInputs
-from medim.baselines.lora import LoraSettings
+from medim.baselines.lora import LoraSettings, merge_lora
 from medim.baselines.method_settings import read_settings
 from medim.baselines.picture_encoders import fill_tower, to_tower, tower_config
 from medim.baselines.prompted_decoder import Decoding, PromptedDecoder
@@ -217,8 +217,10 @@ def train(inputs: TrainInputs) -> None:
 
 
 def load_system(folder: Path, **_: object) -> WriterSystem:
-    """The writer in `folder`."""
-    return WriterSystem(load_writer(folder, LlavaRadWriter.of_config), METHOD.label)
+    """The writer in `folder`, LoRA merged."""
+    writer = load_writer(folder, LlavaRadWriter.of_config)
+    merge_lora(writer)
+    return WriterSystem(writer, METHOD.label)
 
 
 METHOD = Method("llava_rad", "LLaVA-Rad", "MED", "https://github.com/microsoft/LLaVA-Rad", train)

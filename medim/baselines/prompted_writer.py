@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig
 
-from medim.baselines.lora import LoraSettings, add_lora
+from medim.baselines.lora import LoraSettings, add_lora, train_only
 from medim.baselines.prompted_decoder import PromptedDecoder
 from medim.baselines.published_words import PublishedWords
 from medim.baselines.report_writer import ReportWriter
@@ -78,10 +78,11 @@ class PromptedWriter(ReportWriter):
         return found.sum(), torch.tensor(len(found))
 
     def adapt(self, lora: LoraSettings | None) -> None:
-        """Hold the language model and add LoRA to it; nothing where there is none."""
+        """Add LoRA to the language model, of which nothing else learns then; nothing where there is none."""
         if lora is not None:
-            self._hold(LANGUAGE)
             add_lora(self.decoder.decoder, lora)
+            for name in self.PARTS[LANGUAGE]:
+                train_only(self.get_submodule(name), [])
 
     def hold(self, frozen: Sequence[str], start: Mapping[str, bool]) -> None:
         """Let parts stand still: they do not learn and keep eval mode.

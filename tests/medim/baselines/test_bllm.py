@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 from medim.baselines import get_method
 from medim.baselines.bllm import BllmNetwork, BllmSettings, BllmWriter, build_bllm
 from medim.baselines.bllm_induction import ReportBank
+from medim.baselines.lora import LoraLinear, LoraSettings
 from medim.baselines.method_settings import read_settings
+from medim.baselines.report_writer import save_writer
 from medim.system_loading import load_system
 from medim.training import Interrupted
 
@@ -164,8 +166,22 @@ def test_a_pretrained_start_stands_still(tmp_path):
     low_rank = {name for name in learning if name.endswith((".down", ".up"))}
     assert learning == projection | low_rank and len(low_rank) == 2 * 2 * 2
     assert not net.network.qformer.training and not net.network.vision_model.training and net.training
-    again = BllmWriter.of_config(net.config())
-    again.load_state_dict(net.state_dict())
+    assert not [name for name, value in net.named_parameters() if "query_tokens" in name and value.requires_grad]
+
+
+def test_lora_is_merged_where_the_folder_is_read(tmp_path):
+    torch.manual_seed(3)
+    net = BllmWriter(replace(settings().network, lora=LoraSettings(**LORA)), tiny.words())
+    net.adapt(net.sizes.lora)
+    for part in net.modules():
+        if isinstance(part, LoraLinear):
+            torch.nn.init.normal_(part.up)
+    save_writer(net.eval(), tmp_path, {"system": "medim.baselines.bllm"})
+    loaded = load_system(tmp_path).writer
+    assert not any(isinstance(part, LoraLinear) for part in loaded.modules())
+    (ours, number), (theirs, _) = (one.nats(tiny.images(), tiny.TEXTS) for one in (net, loaded))
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-3)
+    assert int(number) == sum(map(len, net.words.encode(tiny.TEXTS)))
 
 
 def test_wrong_settings_are_named():

@@ -21,6 +21,7 @@ from medim.baselines.base import TrainInputs
 from medim.baselines.method_settings import read_settings
 from medim.baselines.unidisc import PLACE, UniDisc, UniDiscTraining, load_system
 from medim.diffusion.absorbing import cap_weight
+from medim.diffusion.counts import token_counts
 from medim.diffusion.sampler import official_settings
 from medim.diffusion.states import state_maps
 from medim.medim_training import Tokens
@@ -192,14 +193,14 @@ def test_it_overfits_a_handful_of_pairs_and_answers_every_task(tmp_path):
     codes = torch.from_numpy(tokens.image.astype(np.int64))
     texts = [system.model.tokenizer.decode(row) for row in tokens.text.tolist()]
     assert system.image_to_report(codes, [1, 2, 3, 4]).texts == texts
-    drawn = system.report_to_image(texts, [1, 2, 3, 4]).codes
-    assert (drawn == codes).float().mean() > 0.9  # a few codes are not settled after 200 steps
+    assert float((system.report_to_image(texts, [1, 2, 3, 4]).codes == codes).double().mean()) > 0.8  # chance: 1 / 24
     picture = encode_png(np.zeros((24, 24, 3), np.uint8))
     pairs = [Pair(f"p{i}", "s", "x", "a", "drawn", picture, "histology", "no mitoses are seen.") for i in range(2)]
     for task in TASKS:
         found = system.generate(task, "a", pairs, [1, 2])
         assert [sample.row for sample in found] == ["UniDisc"] * 2
-        assert [sample.evaluations for sample in found] == [9 if task == "report_to_image" else 20] * 2
+        unknown = {"report_to_image": 9, "image_to_report": 20, "joint": 29}[task]
+        assert [sample.evaluations for sample in found] == [len(token_counts("arccos", unknown, 20, 1.0))] * 2
     assert isinstance(system, ReportLikelihood) and system.row == "UniDisc"
     own, other = system.report_log_p([texts[0], texts[0]], None, [5, 5], 4, 8)
     assert own == other < 0
@@ -210,7 +211,7 @@ def weights(folder: Path) -> bytes:
 
 
 def test_a_killed_training_ends_with_the_same_bytes_pretraining_included(tmp_path):
-    optim = asdict(replace(tiny.OPTIM, steps=6, checkpoint_every=2))
+    optim = asdict(replace(tiny.OPTIM, steps=4, checkpoint_every=2))
     before = {"datasets": ["drawings"], "optim": optim}
     names: set[str] = set()
     train = get_method("unidisc").train
@@ -219,7 +220,7 @@ def test_a_killed_training_ends_with_the_same_bytes_pretraining_included(tmp_pat
     for number, phase in enumerate(("pretraining/unidisc/loss", "unidisc/loss")):
 
         def kill(step: int, values: Mapping[str, float], phase: str = phase) -> None:
-            if phase in values and step == 5:
+            if phase in values and step == 3:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
