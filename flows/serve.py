@@ -5,6 +5,7 @@ Flows start sooner this way (5 s instead of 10), and end with this process. `pyt
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -33,15 +34,19 @@ def registered(deployment: Deployment) -> RunnerDeployment:
 def main() -> None:
     """Serve until the end (Ctrl-C)."""
     telemetry_off()
-    from prefect import serve
+    from prefect.runner import Runner
     from prefect.settings import get_current_settings
 
     url = get_current_settings().api.url
     if not url or not answers(url):
         sys.exit(f"no Prefect server answers at {url}: run `python -m flows.start --no-worker`")
     found = deployments()
-    print(f"serving {', '.join(one.name for one in found)}; next, elsewhere: prefect deployment run {found[0].name}")
-    serve(*(registered(one) for one in found), print_starting_message=False)
+    runner = Runner(pause_on_shutdown=False)
+    for deployment in found:
+        runner.add_deployment(registered(deployment))
+    names = ", ".join(deployment.name for deployment in found)
+    print(f"serving {names}; next, elsewhere: prefect deployment run {found[0].name}", flush=True)
+    asyncio.run(runner.start())
 
 
 if __name__ == "__main__":

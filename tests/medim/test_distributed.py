@@ -247,12 +247,13 @@ def torchrun(folder, parallel, processes):
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
         str(HERE / "shared_medim.py"), str(folder), parallel,
     ]  # fmt: skip
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return folder / "out", torch.load(folder / "losses.pt")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("parallel", ["copies", "fsdp"])
 def test_torchrun_trains_medim_as_one_process_does(parallel, medim_alone, tmp_path):
     out, losses = torchrun(tmp_path, parallel, 2)

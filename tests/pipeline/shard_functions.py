@@ -1,16 +1,25 @@
-"""What the workers of test_shards.py do; they import it by name."""
+"""What the workers of test_shards.py do; they import it by name.
+
+Numbers stand one a line, or in a Parquet file's column `number`; pyarrow, which takes a worker a second to import, is
+loaded for the latter only.
+"""
 
 import os
 import signal
 import time
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+
+def read_numbers(path: Path, start: int = 0, stop: int | None = None) -> list[int]:
+    if path.suffix != ".parquet":
+        return [int(line) for line in path.read_text().splitlines()][start:stop]
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path)["number"].to_pylist()[start:stop]
 
 
-def make_squares(*, width: int, pause: float = 0.0, pids: str | None = None):
-    """Squares of the column `number`, in row groups of `width`; a row of -1 kills the process that reads it."""
+def make_squares(*, pause: float = 0.0, pids: str | None = None):
+    """Squares of the numbers; a -1 kills the process that reads it."""
 
     def squares(source: Path, target: Path, *, start: int = 0, stop: int | None = None, marker: str | None = None):
         if pids is not None:
@@ -18,15 +27,14 @@ def make_squares(*, width: int, pause: float = 0.0, pids: str | None = None):
         if marker is not None and not Path(marker).exists():
             Path(marker).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        table = pq.read_table(source).slice(start, None if stop is None else stop - start)
-        with pq.ParquetWriter(target, pa.schema([("square", pa.int64())]), compression="zstd") as writer:
-            for batch in table.to_batches(width):
-                numbers = batch["number"].to_pylist()
-                if -1 in numbers:
+        numbers = read_numbers(source, start, stop)
+        with target.open("w") as file:
+            for number in numbers:
+                if number == -1:
                     os.kill(os.getpid(), signal.SIGKILL)
-                writer.write_table(pa.table({"square": pa.array([n * n for n in numbers], pa.int64())}))
-                time.sleep(pause)
-        return {"rows": len(table), "odd": sum(n % 2 for n in table["number"].to_pylist())}
+                file.write(f"{number * number}\n")
+        time.sleep(pause)
+        return {"rows": len(numbers), "odd": sum(number % 2 for number in numbers)}
 
     return squares
 

@@ -19,7 +19,7 @@ import shard_functions
 
 from pipeline.shard_engines import Engine, engine_of, ray_cluster, visible_gpus
 from pipeline.shard_work import Shard, Work, address, imported, shard_key
-from pipeline.shards import ShardsFailed, list_shards, map_shards, row_ranges, rows_of
+from pipeline.shards import ShardsFailed, cut, list_shards, map_shards, row_ranges, rows_of
 
 ROOT = Path(__file__).parents[2]
 FILES, ROWS = 6, 40
@@ -46,7 +46,7 @@ def _with_cluster(request):
 
 
 def numbers(first):
-    return pa.table({"number": pa.array(range(first, first + ROWS), pa.int64())})
+    return range(first, first + ROWS)
 
 
 @pytest.fixture
@@ -54,18 +54,17 @@ def sources(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     for n in range(FILES):
-        pq.write_table(numbers(100 * n), folder / f"part-{n}.parquet")
-    return sorted(folder.glob("*.parquet"))
+        (folder / f"part-{n}.txt").write_text("".join(f"{number}\n" for number in numbers(100 * n)))
+    return sorted(folder.iterdir())
 
 
 def work(tmp_path, make=shard_functions.make_squares, **settings):
-    settings = settings or ({"width": 16} if make is shard_functions.make_squares else {})
     return Work(address(make), settings, tmp_path / "receipts", threads=1, seed=0, use_torch=False)
 
 
 def digests(folder):
     """Name -> hash of every file; nothing half made may lie there."""
-    assert not [path for path in folder.iterdir() if path.suffix != ".parquet"]
+    assert not [path for path in folder.iterdir() if path.suffix != ".txt"]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
@@ -74,7 +73,7 @@ def expected(sources, tmp_path):
     """What each output must be, made without any of the machinery."""
     folder = tmp_path / "expected"
     folder.mkdir()
-    function = shard_functions.make_squares(width=16)
+    function = shard_functions.make_squares()
     for source in sources:
         function(source, folder / source.name)
     return digests(folder)
@@ -99,13 +98,15 @@ def test_every_engine_writes_the_same_bytes_and_finished_shards_are_skipped(engi
 @every_engine
 def test_a_poisoned_shard_is_named_with_its_file_and_the_others_finish(engine, sources, expected, tmp_path):
     out, whole = tmp_path / "out", sources[3].read_bytes()
-    sources[3].write_bytes(b"no Parquet")
+    sources[3].write_bytes(b"1\nno number\n")
     report = map_shards(work(tmp_path), list_shards(sources, out, code="1"), engine, name="squares")
     assert [failure.shard.source for failure in report.failures] == [sources[3]]
     assert report.made == FILES - 1 and report.summaries[3] is None
     found = digests(out)
     assert found == {name: value for name, value in expected.items() if name != sources[3].name}
-    with pytest.raises(ShardsFailed, match=rf"1 of {FILES} shards failed[\s\S]*{sources[3].name}: pyarrow.*Parquet"):
+    with pytest.raises(
+        ShardsFailed, match=rf"1 of {FILES} shards failed[\s\S]*{sources[3].name}: ValueError: .*no number"
+    ):
         report.check()
     sources[3].write_bytes(whole)
     mended = map_shards(work(tmp_path), list_shards(sources, out, code="1"), ALONE, name="squares")
@@ -114,7 +115,7 @@ def test_a_poisoned_shard_is_named_with_its_file_and_the_others_finish(engine, s
 
 @several_workers
 def test_a_shard_that_kills_its_worker_is_named_and_the_others_finish(engine, sources, expected, tmp_path):
-    pq.write_table(pa.table({"number": pa.array([1, -1], pa.int64())}), sources[1])
+    sources[1].write_text("1\n-1\n")
     report = map_shards(work(tmp_path), list_shards(sources, tmp_path / "out", code="1"), engine, name="squares")
     assert [failure.shard.source for failure in report.failures] == [sources[1]]
     assert "the worker died" in str(report.failures[0])
@@ -142,7 +143,7 @@ from pipeline.shard_engines import Engine
 from pipeline.shard_work import Work, address
 from pipeline.shards import list_shards, map_shards
 folder = Path(sys.argv[1])
-work = Work(address(shard_functions.make_squares), {"width": 16, "pause": 0.1, "pids": str(folder / "pids")},
+work = Work(address(shard_functions.make_squares), {"pause": 0.3, "pids": str(folder / "pids")},
             folder / "receipts", threads=1, seed=0, use_torch=False)
 shards = list_shards(sorted((folder / "in").glob("*")), folder / "out", code="1")
 map_shards(work, shards, Engine("local", 2, 0, 0), name="squares")
@@ -197,19 +198,29 @@ def test_a_failed_shard_leaves_its_target_as_it_was(sources, tmp_path):
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
-def test_rows_of_one_file_in_several_shards(sources, tmp_path):
+def test_rows_of_one_parquet_file_in_several_shards(tmp_path):
     """Row ranges are arguments: the outputs hold the rows of the whole file, in order."""
-    ranges = list(row_ranges(rows_of(sources[1]), 16))
+    folder, source = tmp_path / "out", tmp_path / "numbers.parquet"
+    pq.write_table(pa.table({"number": list(numbers(100))}), source)
+    ranges = list(row_ranges(rows_of(source), 16))
     assert ranges == [(0, 16), (16, 32), (32, 40)]
     assert list(row_ranges(40, 0)) == [(0, 40)] and list(row_ranges(0, 16)) == [(0, 0)]
-    folder, source = tmp_path / "out", sources[1]
     shards = [
-        Shard(source, folder / f"{start}.parquet", shard_key("c", start=start), {"start": start, "stop": stop})
+        Shard(source, folder / f"{start}.txt", shard_key("c", start=start), {"start": start, "stop": stop})
         for start, stop in ranges
     ]
     map_shards(work(tmp_path), shards, TWO, name="squares").check()
-    found = [row for shard in shards for row in pq.read_table(shard.target)["square"].to_pylist()]
-    assert found == [n * n for n in range(100, 100 + ROWS)]
+    found = [number for shard in shards for number in shard_functions.read_numbers(shard.target)]
+    assert found == [n * n for n in numbers(100)]
+    whole = map_shards(work(tmp_path), [Shard(source, folder / "whole.txt", "key")], ALONE, name="squares").check()
+    assert whole == [{"rows": ROWS, "odd": ROWS // 2}]
+    jobs = cut(source, folder / "all.txt", folder / "parts", 15, batch=8)  # rounded up to whole batches
+    assert [(job[1].name, job[2]["start"]) for job in jobs] == [
+        ("000000000-000000016.parquet", 0), ("000000016-000000032.parquet", 16), ("000000032-000000040.parquet", 32)
+    ]  # fmt: skip
+    assert cut(source, folder / "all.txt", folder / "parts", 0) == [
+        (source, folder / "all.txt", {"start": 0, "stop": 40})
+    ]
 
 
 def test_two_shards_may_not_have_one_target(sources, tmp_path):

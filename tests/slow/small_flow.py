@@ -200,12 +200,6 @@ class SmallFlow:
             state = client.read_flow_run(run).state
         return state.name, state.message or ""
 
-    def is_served(self):
-        """Whether the deployment is one of `flows.serve`, which needs no pool."""
-        with self.client() as client:
-            name = "downstream-augmentation/downstream-augmentation"
-            return client.read_deployment_by_name(name).work_pool_name is None
-
     def seconds_to_first_line(self, run):
         """Seconds from the request to the flow's own first line."""
         from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId

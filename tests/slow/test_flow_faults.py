@@ -126,15 +126,16 @@ def test_flows_are_served_without_a_worker(small):
     small.start("--stop")
     small.start("--no-worker")
     small.make_stale()
-    serve = subprocess.Popen([sys.executable, "-m", "flows.serve"], cwd=small.folder, env=small.environment())
+    command = [sys.executable, "-m", "flows.serve"]
+    serve = subprocess.Popen(command, cwd=small.folder, env=small.environment(), stdout=subprocess.PIPE, text=True)
     try:
-        wait_for(small.is_served, PATIENCE, "deployments without a pool")
+        assert serve.stdout.readline().startswith("serving downstream-augmentation, paper-tables; next")
         run = small.run("--watch")
         assert small.state(run)[0] == "Completed" and small.is_clean()
         small.first_line["serve"] = small.seconds_to_first_line(run)
     finally:
         serve.terminate()
-        serve.wait(60)
+        serve.communicate(timeout=60)
 
 
 def test_the_first_line_comes_soon(small):
