@@ -51,4 +51,5 @@ def publish(name: str, world: World, tables: Sequence[str], outcomes: Sequence[O
     create_markdown_artifact(tables_page(world, tables, links), key=f"{name}-tables", description="The paper's tables")
     for link in links:
         if link.page in tables:
-            create_link_artifact(link.address, link_text=f"{link.page} in MLflow", key=f"{name}-{link.page}")
+            text = f"{link.page} in MLflow"
+            create_link_artifact(link.address, text, f"{name}-{link.page}", "The table in MLflow, one run a row")

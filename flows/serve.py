@@ -34,6 +34,8 @@ def registered(deployment: Deployment) -> RunnerDeployment:
 def main() -> None:
     """Serve until the end (Ctrl-C)."""
     telemetry_off()
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import DeploymentUpdate
     from prefect.runner import Runner
     from prefect.settings import get_current_settings
 
@@ -42,8 +44,11 @@ def main() -> None:
         sys.exit(f"no Prefect server answers at {url}: run `python -m flows.start --no-worker`")
     found = deployments()
     runner = Runner(pause_on_shutdown=False)
-    for deployment in found:
-        runner.add_deployment(registered(deployment))
+    with get_client(sync_client=True) as client:
+        for deployment in found:
+            identity = runner.add_deployment(registered(deployment))
+            # One that `prefect deploy` made has no path, and Prefect's update takes its pull steps and leaves it so.
+            client.update_deployment(identity, DeploymentUpdate(path="."))
     names = ", ".join(deployment.name for deployment in found)
     print(f"serving {names}; next, elsewhere: prefect deployment run {found[0].name}", flush=True)
     asyncio.run(runner.start())

@@ -33,7 +33,7 @@ from flows.server_address import answers, host_and_port, is_healthy, is_local, p
 from pipeline.paths import PREFECT, PREFECT_YAML
 from pipeline.resources import telemetry_off
 
-PATIENCE = 180.0  # seconds until a server or worker that does not come is an error
+PATIENCE = 300.0  # seconds until a server or worker that does not come is an error
 POLL = 0.5  # seconds
 PREFECT_COMMAND = (sys.executable, "-m", "prefect", "--no-prompt")
 ADDRESS = "PREFECT_API_URL"
@@ -62,9 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         url = address()
         start_server(server, url)
-        pool = register(url)
-        if not args.no_worker:
-            start_worker(worker, url, pool)
+        pool, begun = prepare_pool(), datetime.now(UTC)
+        fresh = not args.no_worker and start_worker(worker, url, pool)
+        register(url)
+        if fresh:
+            wait_for_worker(worker, pool, begun)
     except StartError as error:
         print(error, file=sys.stderr)
         return 1
@@ -121,15 +123,18 @@ def _wait(ready: Callable[[], bool], process: Background, what: str) -> None:
         if not process.is_alive():
             raise StartError(f"{what} ended while it started; {process.log} ends with:\n{process.last_lines()}")
         if time.monotonic() > end:
-            raise StartError(f"{what} is not up after {PATIENCE:g} s; {process.log} ends with:\n{process.last_lines()}")
+            raise StartError(
+                f"{what} is not up after {PATIENCE:g} s and goes on starting: type the same again, or --stop; "
+                f"{process.log} ends with:\n{process.last_lines()}"
+            )
         time.sleep(POLL)
 
 
-def register(url: str) -> str:
-    """Make the work pool and register the deployments; returns the pool's name.
+def prepare_pool() -> str:
+    """Make the work pool of prefect.yaml, and book flow runs that died; returns the pool's name.
 
     Raises:
-        StartError: the pool is another folder's, or prefect.yaml is refused.
+        StartError: prefect.yaml names several pools, or the pool is another folder's.
     """
     from prefect.client.orchestration import get_client
 
@@ -141,27 +146,45 @@ def register(url: str) -> str:
     with get_client(sync_client=True) as client:
         make_pool(client, pools[0], Path.cwd())
         bury_dead_runs(client)
+    return pools[0]
+
+
+def register(url: str) -> None:
+    """Register the deployments of prefect.yaml.
+
+    Raises:
+        StartError: prefect.yaml is refused.
+    """
     command = [*PREFECT_COMMAND, "deploy", "--all"]
     done = subprocess.run(command, env=child_environment(url), capture_output=True, text=True)
     if done.returncode:
         raise StartError(f"prefect deploy --all ended with {done.returncode}:\n{done.stdout[-3000:]}{done.stderr}")
-    return pools[0]
 
 
-def start_worker(worker: Background, url: str, pool: str) -> None:
-    """Start the worker where none runs, and wait until the server knows it.
+def worker_name() -> str:
+    """The name that the worker of this folder has on its page."""
+    return f"{socket.gethostname()}-{Path.cwd().name}"
+
+
+def start_worker(worker: Background, url: str, pool: str) -> bool:
+    """Start the worker; False where one runs already."""
+    command = [*PREFECT_COMMAND, "worker", "start", "--pool", pool, "--type", "process", "--name", worker_name()]
+    fresh = worker.start(command, child_environment(url))
+    if fresh:
+        print(f"starting the worker (log {worker.log})", flush=True)
+    return fresh
+
+
+def wait_for_worker(worker: Background, pool: str, since: datetime) -> None:
+    """Wait until the server has heard from the worker since then.
 
     Raises:
         StartError: it ends or hangs.
     """
     from prefect.client.orchestration import get_client
 
-    begun, name = datetime.now(UTC), f"{socket.gethostname()}-{Path.cwd().name}"
-    command = [*PREFECT_COMMAND, "worker", "start", "--pool", pool, "--type", "process", "--name", name]
-    if worker.start(command, child_environment(url)):
-        print(f"starting the worker (log {worker.log})", flush=True)
-        with get_client(sync_client=True) as client:
-            _wait(lambda: _is_online(client, pool, name, begun), worker, "the worker")
+    with get_client(sync_client=True) as client:
+        _wait(lambda: _is_online(client, pool, worker_name(), since), worker, "the worker")
 
 
 def _is_online(client: Any, pool: str, name: str, since: datetime) -> bool:

@@ -59,16 +59,23 @@ def _watch(command: list[str], seconds: float | None, parent: int, stops: list[i
                 code = STOPPED
             elif end is not None and time.monotonic() > end:
                 code = TIMED_OUT
-            elif child.poll() is not None:
+            elif _ends_within(child, POLL):
                 code = child.returncode if child.returncode >= 0 else 128 - child.returncode
             else:
                 _reap(child)
-                time.sleep(POLL)
     finally:
         _end_all(child)
     if code == TIMED_OUT and seconds is not None:
         print(f"supervise: {seconds:g} s are over, {command[0]} was ended", file=sys.stderr, flush=True)
     return code
+
+
+def _ends_within(child: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _adopt_orphans() -> None:

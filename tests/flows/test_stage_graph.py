@@ -1,12 +1,11 @@
 """The graph as DVC resolves it, and what of it is stale: parsing, closures, and DVC itself on a small repository."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
+import flows.stages_to_run as stages_to_run_module
+from flows import dvc_calls
 from flows.dvc_calls import DvcError
 from flows.graph import Graph, GraphError, computing_stages, parse_dot, read_graph, with_prefix
 from flows.stages_to_run import busy_with, parse_status, stages_to_run, stale_stages
@@ -23,6 +22,10 @@ DOT = """strict digraph  {
 "tables";
 }
 """
+BUSY = (
+    "ERROR: '/x/runs' is busy, it is being blocked by:\n  (PID 12): dvc repro -s a\n  (PID 13): dvc repro -s b\n\n"
+    "If there are no processes with such PIDs, you can manually remove '/x/.dvc/tmp/rwlock' and try again.\n"
+)
 GRAPH = Graph(parse_dot(DOT), frozenset({"train@one", "train@two"}))
 
 
@@ -84,11 +87,7 @@ def test_status_is_read_or_refused():
 
 
 def test_a_busy_dvc_is_told_from_other_trouble():
-    text = (
-        "ERROR: '/x/runs' is busy, it is being blocked by:\n  (PID 12): dvc repro -s a\n  (PID 13): dvc repro -s b\n\n"
-        "If there are no processes with such PIDs, you can manually remove '/x/.dvc/tmp/rwlock' and try again.\n"
-    )
-    assert busy_with(text) == "(PID 12): dvc repro -s a, (PID 13): dvc repro -s b"
+    assert busy_with(BUSY) == "(PID 12): dvc repro -s a, (PID 13): dvc repro -s b"
     assert busy_with("ERROR: './dvc.yaml' is invalid.") is None
 
 
@@ -115,7 +114,8 @@ def repository(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repository")
     (folder / "dvc.yaml").write_text(DVC_YAML)
     (folder / "params.yaml").write_text("threads: 1\n")
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True)
+    (folder / ".dvc/tmp").mkdir(parents=True)
+    (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n")
     return folder
 
 
@@ -131,29 +131,39 @@ def test_dvc_itself_tells_the_graph(repository, monkeypatch):
     assert graph.computing == {"train@one", "train@two"}
 
 
-def hold(repository, pid):
-    """The lock file of a running `dvc repro -s train@one`."""
-    path = str((repository / "out/parts/one").resolve())
-    lock = repository / ".dvc/tmp/rwlock"
-    lock.write_text(json.dumps({"write": {path: {"pid": pid, "cmd": "dvc repro -s train@one"}}, "read": {}}))
-    return lock
+@pytest.fixture
+def answers(tmp_path, monkeypatch):
+    """A function (texts): DVC gives these one after the other; one that begins with ERROR is a failure."""
+
+    def answers(*texts):
+        for number, text in enumerate(texts):
+            (tmp_path / str(number)).write_text(text)
+        code = (
+            "file=$(ls | head -1); cat $file; grep -q ^ERROR $file && code=1 || code=0; "
+            "[ $(ls | wc -l) = 1 ] || rm $file; exit $code"
+        )
+        monkeypatch.setattr(dvc_calls, "DVC", ("/bin/sh", "-c", code))
+        monkeypatch.setattr(stages_to_run_module, "PAUSE", 0.01)
+        monkeypatch.chdir(tmp_path)
+
+    return answers
 
 
-def test_a_busy_dvc_is_waited_for_and_then_says_what_is_stale(repository, monkeypatch):
-    monkeypatch.chdir(repository)
-    lock, said = hold(repository, os.getpid()), []
-
-    def say(text):
-        said.append(text)
-        lock.write_text("{}")
-
-    assert stale_stages(600, say) == {"draw", "train@one", "train@two", "tables"}
-    assert said == [f"waiting: DVC is busy with (PID {os.getpid()}): dvc repro -s train@one"]
+def test_a_busy_dvc_is_waited_for_and_each_other_process_named_once(answers):
+    other, said = BUSY.replace("12", "14"), []
+    answers(BUSY, BUSY, other, '{"tables": []}')
+    assert stale_stages(60, said.append) == {"tables"}
+    names = ["(PID 12): dvc repro -s a, (PID 13): dvc repro -s b", "(PID 14): dvc repro -s a, (PID 13): dvc repro -s b"]
+    assert said == [f"waiting: DVC is busy with {name}" for name in names]
 
 
-def test_the_wait_for_a_busy_dvc_ends(repository, monkeypatch):
-    monkeypatch.chdir(repository)
-    lock = hold(repository, os.getpid())
-    with pytest.raises(DvcError, match="is busy"):
-        stale_stages(0, print)
-    lock.write_text("{}")
+def test_the_wait_for_a_busy_dvc_ends(answers):
+    answers(BUSY)
+    with pytest.raises(DvcError, match=r"dvc status --json ended with 1:\nERROR: '/x/runs' is busy"):
+        stale_stages(0.1, lambda _: None)
+
+
+def test_other_trouble_of_dvc_is_an_error_at_once(answers):
+    answers("ERROR: './dvc.yaml' is invalid.", "{}")
+    with pytest.raises(DvcError, match="is invalid"):
+        stale_stages(60, print)

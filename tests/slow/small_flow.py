@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 STAGES = {"synthesize_pairs", "train_downstream@one", "train_downstream@two", "evaluate", "record_tables"}
 SECONDS = 2  # of each stage
+PATIENCE = 120  # seconds until a flow is where it is to be broken
 
 DVC_YAML = """
 stages:
@@ -147,9 +148,9 @@ class SmallFlow:
         """`prefect ...`."""
         return self.call("prefect", *words, code=code)
 
-    def run(self, *options, code=0):
-        """`prefect deployment run downstream-augmentation`; the id of the flow run."""
-        return run_id(self.prefect("deployment", "run", "downstream-augmentation", *options, code=code))
+    def run(self, *options, code=0, name="downstream-augmentation"):
+        """`prefect deployment run NAME`; the id of the flow run."""
+        return run_id(self.prefect("deployment", "run", name, *options, code=code))
 
     def make_stale(self, **behaviour):
         """Every stage is to run, and does what is said, one entry a run; then it runs as usual."""
@@ -219,6 +220,32 @@ class SmallFlow:
         with self.client() as client:
             chosen = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
             return {one.key: one.data for one in client.read_artifacts(artifact_filter=chosen, limit=50)}
+
+
+def hold(small):
+    """Start a flow, which finishes two stages and hangs in train_downstream@two; its id and the processes before it."""
+    small.make_stale(train_downstream_two=["hold"])
+    before = small.processes()
+    run = small.run()
+
+    def hangs():
+        return small.notes("end", "train_downstream@one") and len(small.notes("child")) == 2
+
+    wait_for(hangs, PATIENCE, lambda: f"{run} {small.state(run)}{small.log('worker')}")
+
+    def records():
+        return any("train_downstream@one" in command_line(pid) for pid in small.processes() - before)
+
+    wait_for(lambda: not records(), 60, "the end of DVC's process for train_downstream@one")
+    return run, before
+
+
+def command_line(pid):
+    """A process' command, empty where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def run_id(said):

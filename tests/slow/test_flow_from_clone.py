@@ -20,9 +20,11 @@ def clone(tmp_path):
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}/api"
     clone.variables = {"PREFECT_API_URL": address, "MEDIM_SLOTS": str(tmp_path / "slots")}
-    clone.python("-m", "flows.start", **clone.variables)
-    yield clone
-    clone.python("-m", "flows.start", "--stop", **clone.variables)
+    try:
+        clone.python("-m", "flows.start", **clone.variables)
+        yield clone
+    finally:
+        clone.python("-m", "flows.start", "--stop", **clone.variables)
 
 
 @pytest.mark.parametrize("name", [one.name for one in deployments()])

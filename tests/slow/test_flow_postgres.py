@@ -16,7 +16,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 def programs():
     """Folder of PostgreSQL's programs, which Debian keeps off PATH."""
     found = shutil.which("initdb")
-    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    folders = [Path(found).resolve().parent] if found else debian
     return next((folder for folder in folders if (folder / "initdb").is_file()), None)
 
 
@@ -75,8 +76,8 @@ def test_one_variable_each_moves_both_databases(postgres, tmp_path):
         PREFECT_SERVER_DATABASE_CONNECTION_URL=f"postgresql+asyncpg://{postgres.database('prefect')}",
         MLFLOW_TRACKING_URI=f"postgresql+psycopg://{postgres.database('mlflow')}",
     )
-    small.start()
     try:
+        small.start()
         run = small.run("--watch")
         assert small.state(run)[0] == "Completed" and small.started() == sorted(STAGES)
         assert "/#/experiments/" in small.artifacts(run)["downstream-augmentation-figure5b"]
