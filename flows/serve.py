@@ -1,6 +1,6 @@
 """`python -m flows.serve` registers the deployments and runs what is asked for: a server, and no pool and no worker.
 
-Flows start sooner this way (5 s instead of 10), and end with this process. `python -m flows.start` is the other way.
+Flows need no worker this way, and end with this process. `python -m flows.start` is the other way.
 """
 
 from __future__ import annotations

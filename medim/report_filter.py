@@ -145,7 +145,7 @@ def filter_reports(pairs: Path, scores: Iterable[tuple[str, float]], settings: R
         ValueError: see `best_pairs`; or the scores are not of these pairs.
     """
     ranked, judged, tied_out = best_pairs(scores, settings.keep)
-    total = sum(1 for _ in _ids(pairs))
+    total = _rows(pairs)
     if judged != total:
         raise ValueError(f"{pairs} holds {total} pairs and {judged} scores were given: every pair needs one")
     kept = Kept(
@@ -202,11 +202,10 @@ def read_scores(path: Path) -> Iterator[tuple[str, float]]:
         yield from zip(batch["pair_id"].to_pylist(), batch["score"].to_pylist(), strict=True)
 
 
-def _ids(pairs: Path) -> Iterator[str]:
+def _rows(pairs: Path) -> int:
     if not pairs.is_file():
         raise FileNotFoundError(f"{pairs} is missing: run `dvc repro prepare_data`")
-    for batch in pq.ParquetFile(pairs).iter_batches(columns=["pair_id"]):
-        yield from batch["pair_id"].to_pylist()
+    return int(pq.ParquetFile(pairs).metadata.num_rows)
 
 
 def _sha256(path: Path) -> str:

@@ -30,11 +30,24 @@ class Backbone(nn.Module):
     """A network that implements `medim.diffusion.denoise.Denoise` over the shared ids of a layout."""
 
     settings: BackboneRecipe
+    layout: SequenceLayout
     towers: TowerInputs | None  # what ranks finished pairs (medim.questions); None: nothing does
 
     @abstractmethod
     def forward(self, xt: Tensor, t: Tensor, positions: Tensor) -> ModalityLogits:
         """See `Denoise`: (B, L) ids, (B,) times and (B, L) wanted positions -> logits there."""
+
+    def check_length(self, xt: Tensor, stage: str) -> None:
+        """Hold ids (B, L) to the layout; `stage`: what is to be run again.
+
+        Raises:
+            ValueError: another length.
+        """
+        if xt.shape[1] != self.layout.length:
+            raise ValueError(
+                f"the backbone was built for {self.layout.length} positions, got {xt.shape[1]}: "
+                f"other tokens? Rerun `dvc repro {stage}`"
+            )
 
     @abstractmethod
     def start_codes(self, codebook: Tensor, generator: torch.Generator) -> None:

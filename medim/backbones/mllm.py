@@ -276,11 +276,7 @@ class MLLM(Backbone):
         Raises:
             ValueError: xt has not the layout's length.
         """
-        if xt.shape[1] != self.layout.length:
-            raise ValueError(
-                f"the backbone was built for {self.layout.length} positions, got {xt.shape[1]}: "
-                f"other tokens? Rerun `dvc repro train_medim`"
-            )
+        self.check_length(xt, "train_medim")
         return self.logits_at(self.hidden(xt, t), positions)
 
     def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

@@ -295,11 +295,7 @@ class UniDiscBackbone(Backbone):
         Raises:
             ValueError: xt has not the layout's length.
         """
-        if xt.shape[1] != self.layout.length:
-            raise ValueError(
-                f"the backbone was built for {self.layout.length} positions, got {xt.shape[1]}: "
-                f"other tokens? Rerun `dvc repro train_baseline@unidisc`"
-            )
+        self.check_length(xt, "train_baseline@unidisc")
         hidden, words = self.hidden(xt, t), self.layout.n_text
         logits: ModalityLogits = self.output_layer(
             hidden[:, :words][positions[:, self.layout.text]], hidden[:, words:][positions[:, self.layout.image]]

@@ -23,7 +23,7 @@ Letters: B pairs of a batch, S pixels a side, Q queries, D width of the language
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -108,6 +108,7 @@ def blip2_config(sizes: BllmNetwork, words: PublishedWords) -> Blip2Config:
 class BllmWriter(PromptedWriter):
     """BLLM with its words."""
 
+    SIZES: ClassVar[type] = BllmNetwork
     PARTS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "vision": ("network.vision_model",),
         "qformer": ("network.qformer", "network.query_tokens"),
@@ -115,8 +116,7 @@ class BllmWriter(PromptedWriter):
     }
 
     def __init__(self, sizes: BllmNetwork, words: PublishedWords) -> None:
-        super().__init__(words)
-        self.sizes = sizes
+        super().__init__(sizes, words)
         coarse = split_template(sizes.coarse_prompt, [PICTURE])
         refine = split_template(sizes.refine_prompt, [PICTURE, REPORT])
         self.coarse_pieces, self.refine_pieces = ([words.pieces(p) for p in pieces] for pieces in (coarse, refine))
@@ -213,18 +213,6 @@ class BllmWriter(PromptedWriter):
         prompts = self.refine_prompts(pictures, self.draw_coarse(pictures, seeds))
         found = self.decoder.write(prompts, self.sizes.answer, [step_seed(seed, 1) for seed in seeds])
         return [self.words.decode(ids) for ids in found]
-
-    def config(self) -> dict[str, Any]:
-        """See `ReportWriter`."""
-        return {"network": asdict(self.sizes), "words": self.words.config()}
-
-    @classmethod
-    def of_config(cls, config: Mapping[str, Any]) -> BllmWriter:
-        """The inverse of `config`, untrained."""
-        sizes = read_settings(BllmNetwork, config["network"], f"{PLACE}.network")
-        writer = cls(sizes, PublishedWords.of_config(config["words"]))
-        writer.adapt(sizes.lora)
-        return writer
 
     def start_from(self, start: BllmStart, extractor: Path | None) -> dict[str, bool]:
         """Fill the network in place; part -> whether it has pretrained weights.

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,35 +23,24 @@ from medim.baselines.beam_search import beam_search
 from medim.baselines.method_settings import read_settings
 from medim.baselines.report_decoder import EncoderDecoder
 from medim.baselines.report_words import EDGE, ReportWords, WordSettings, check_lengths
-from medim.baselines.report_writer import ReportWriter, train_writer
+from medim.baselines.report_writer import ReportWriter, WriterSystem, load_writer, train_writer
 from medim.baselines.visual_extractor import ExtractorSettings, VisualExtractor, load_extractor
 from medim.training import FitResult, Optimisation
 
 MakeNetwork = Callable[[int, int], EncoderDecoder]  # (features of a patch, word ids) -> network
+NetworkKind = Callable[[Any, int, int], EncoderDecoder]  # (sizes, features of a patch, word ids) -> network
 
 
-class EncoderDecoderSettings(Protocol):
-    """What the settings of a method of this kind hold, beside the sizes of its network."""
+@dataclass(frozen=True)
+class EncoderDecoderSettings:
+    """params.yaml:train_baseline.settings.<method>; a method says of what kind its `network` is."""
 
-    @property
-    def extractor(self) -> ExtractorSettings:
-        """Of the residual network."""
-
-    @property
-    def words(self) -> WordSettings:
-        """How texts become words."""
-
-    @property
-    def beams(self) -> int:
-        """Of the beam search; published: 3."""
-
-    @property
-    def val_pairs(self) -> int:
-        """Validation pairs a dataset at most."""
-
-    @property
-    def optim(self) -> Optimisation:
-        """How it is trained."""
+    extractor: ExtractorSettings
+    network: Any  # sizes
+    words: WordSettings
+    beams: int  # of the beam search; published: 3
+    val_pairs: int  # validation pairs a dataset at most
+    optim: Optimisation
 
 
 @dataclass(frozen=True)
@@ -143,16 +133,17 @@ def new_writer(
 
 
 def train_encoder_decoder(
-    inputs: TrainInputs, settings: EncoderDecoderSettings, make_network: MakeNetwork, method: str
+    inputs: TrainInputs, kind: type[EncoderDecoderSettings], network: NetworkKind, method: str
 ) -> FitResult:
     """Train `medim.baselines.<method>` and write its folder.
 
     Raises:
-        ValueError: see `new_writer`.
+        ValueError: see `read_settings` and `new_writer`.
     """
+    settings = read_settings(kind, inputs.settings, f"params.yaml:train_baseline.settings.{method}")
 
     def build(texts: Sequence[str], _pixels: int) -> EncoderDecoderWriter:
-        return new_writer(texts, settings, make_network, method, inputs.extractor)
+        return new_writer(texts, settings, partial(network, settings.network), method, inputs.extractor)
 
     return train_writer(inputs, f"medim.baselines.{method}", build, settings.optim, settings.val_pairs)
 
@@ -162,3 +153,20 @@ def writer_of_config(config: Mapping[str, Any], make_network: MakeNetwork) -> En
     extractor = read_settings(ExtractorSettings, config["extractor"], "config.json:writer.extractor")
     writing = read_settings(Writing, config["writing"], "config.json:writer.writing")
     return EncoderDecoderWriter(extractor, make_network, ReportWords.of_config(config["words"]), writing)
+
+
+def load_encoder_decoder(folder: Path, sizes: type, network: NetworkKind, row: str) -> WriterSystem:
+    """The trained writer in a folder.
+
+    Args:
+        folder: what `train_encoder_decoder` wrote.
+        sizes: dataclass of the network's sizes.
+        network: see `NetworkKind`.
+        row: its table row.
+    """
+
+    def build(config: Mapping[str, Any]) -> EncoderDecoderWriter:
+        made: Any = read_settings(sizes, config["network"], "config.json:writer.network")
+        return writer_of_config(config, partial(network, made))
+
+    return WriterSystem(load_writer(folder, build), row)

@@ -20,7 +20,7 @@ Letters: B pairs of a batch, S pixels a side, P patches of a picture, D width of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -93,14 +93,14 @@ class LlavaRadSettings:
 class LlavaRadWriter(PromptedWriter):
     """LLaVA-Rad with its words."""
 
+    SIZES: ClassVar[type] = LlavaRadNetwork
     PARTS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "vision": ("network.model.vision_tower",),
         LANGUAGE: ("network.model.language_model", "network.lm_head"),
     }
 
     def __init__(self, sizes: LlavaRadNetwork, words: PublishedWords) -> None:
-        super().__init__(words)
-        self.sizes = sizes
+        super().__init__(sizes, words)
         self.pieces = [words.pieces(piece) for piece in split_template(sizes.prompt, [PICTURE])]
         self.network = LlavaForConditionalGeneration(
             LlavaConfig(
@@ -152,18 +152,6 @@ class LlavaRadWriter(PromptedWriter):
         """See `ReportWriter`."""
         found = self.decoder.write(self.prompts(images), self.sizes.decoding, seeds)
         return [self.words.decode(ids) for ids in found]
-
-    def config(self) -> dict[str, Any]:
-        """See `ReportWriter`."""
-        return {"network": asdict(self.sizes), "words": self.words.config()}
-
-    @classmethod
-    def of_config(cls, config: Mapping[str, Any]) -> LlavaRadWriter:
-        """The inverse of `config`, untrained."""
-        sizes = read_settings(LlavaRadNetwork, config["network"], f"{PLACE}.network")
-        writer = cls(sizes, PublishedWords.of_config(config["words"]))
-        writer.adapt(sizes.lora)
-        return writer
 
     def start_from(self, start: LlavaRadStart, extractor: Path | None) -> dict[str, bool]:
         """Fill the network in place; part -> whether it has pretrained weights.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from medim.baselines.lora import LoraSettings, add_lora, train_only
+from medim.baselines.method_settings import read_settings
 from medim.baselines.prompted_decoder import PromptedDecoder
 from medim.baselines.published_words import PublishedWords
 from medim.baselines.report_writer import ReportWriter
@@ -44,10 +46,12 @@ class PromptedWriter(ReportWriter):
     """A report writer whose language model goes on from words and a picture."""
 
     PARTS: ClassVar[Mapping[str, tuple[str, ...]]]  # part -> names of its modules and parameters
+    SIZES: ClassVar[type]  # dataclass of the network's sizes, which has a field `lora`
 
-    def __init__(self, words: PublishedWords) -> None:
+    def __init__(self, sizes: Any, words: PublishedWords) -> None:
+        """`sizes`: of the class SIZES."""
         super().__init__()
-        self.words = words
+        self.sizes, self.words = sizes, words
         self.still: tuple[str, ...] = ()  # modules that stay in eval mode
 
     @property
@@ -76,6 +80,18 @@ class PromptedWriter(ReportWriter):
         """See `ReportWriter`."""
         found = self.decoder.nats(self.prompts(images), self.words.encode(texts, whole=True))
         return found.sum(), torch.tensor(len(found))
+
+    def config(self) -> dict[str, Any]:
+        """See `ReportWriter`."""
+        return {"network": asdict(self.sizes), "words": self.words.config()}
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> Self:
+        """The inverse of `config`, untrained."""
+        sizes: Any = read_settings(cls.SIZES, config["network"], "config.json:writer.network")
+        writer = cls(sizes, PublishedWords.of_config(config["words"]))
+        writer.adapt(writer.sizes.lora)
+        return writer
 
     def adapt(self, lora: LoraSettings | None) -> None:
         """Add LoRA to the language model, of which nothing else learns then; nothing where there is none."""

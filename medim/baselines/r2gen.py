@@ -11,53 +11,34 @@ Differs:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medim.baselines.base import Method, TrainInputs
-from medim.baselines.encoder_decoder_writer import EncoderDecoderWriter, train_encoder_decoder, writer_of_config
-from medim.baselines.method_settings import read_settings
+from medim.baselines.encoder_decoder_writer import (
+    EncoderDecoderSettings,
+    load_encoder_decoder,
+    train_encoder_decoder,
+)
 from medim.baselines.r2gen_network import R2GenNetwork, R2GenSizes
-from medim.baselines.report_words import WordSettings
-from medim.baselines.report_writer import WriterSystem, load_writer
-from medim.baselines.visual_extractor import ExtractorSettings
-from medim.training import Optimisation
+from medim.baselines.report_writer import WriterSystem
 
 
 @dataclass(frozen=True)
-class R2GenSettings:
-    """params.yaml:train_baseline.settings.r2gen; see `EncoderDecoderSettings`."""
+class R2GenSettings(EncoderDecoderSettings):
+    """params.yaml:train_baseline.settings.r2gen."""
 
-    extractor: ExtractorSettings
     network: R2GenSizes
-    words: WordSettings
-    beams: int
-    val_pairs: int
-    optim: Optimisation
 
 
 def train(inputs: TrainInputs) -> None:
-    """See `Method`.
-
-    Raises:
-        ValueError: see `read_settings` and `new_writer`.
-    """
-    settings = read_settings(R2GenSettings, inputs.settings, "params.yaml:train_baseline.settings.r2gen")
-    train_encoder_decoder(
-        inputs, settings, lambda features, ids: R2GenNetwork(settings.network, features, ids), "r2gen"
-    )
-
-
-def _writer(config: Mapping[str, Any]) -> EncoderDecoderWriter:
-    sizes = read_settings(R2GenSizes, config["network"], "config.json:writer.network")
-    return writer_of_config(config, lambda features, ids: R2GenNetwork(sizes, features, ids))
+    """See `Method` and `train_encoder_decoder`."""
+    train_encoder_decoder(inputs, R2GenSettings, R2GenNetwork, "r2gen")
 
 
 def load_system(folder: Path, **_: object) -> WriterSystem:
     """The trained writer in a folder."""
-    return WriterSystem(load_writer(folder, _writer), "R2Gen")
+    return load_encoder_decoder(folder, R2GenSizes, R2GenNetwork, METHOD.label)
 
 
 METHOD = Method("r2gen", "R2Gen", "MED", "arXiv:2010.16056, cuhksz-nlp/R2Gen", train)

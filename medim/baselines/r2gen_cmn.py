@@ -13,53 +13,34 @@ Differs:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medim.baselines.base import Method, TrainInputs
-from medim.baselines.encoder_decoder_writer import EncoderDecoderWriter, train_encoder_decoder, writer_of_config
-from medim.baselines.method_settings import read_settings
+from medim.baselines.encoder_decoder_writer import (
+    EncoderDecoderSettings,
+    load_encoder_decoder,
+    train_encoder_decoder,
+)
 from medim.baselines.r2gen_cmn_network import CMNNetwork, CMNSizes
-from medim.baselines.report_words import WordSettings
-from medim.baselines.report_writer import WriterSystem, load_writer
-from medim.baselines.visual_extractor import ExtractorSettings
-from medim.training import Optimisation
+from medim.baselines.report_writer import WriterSystem
 
 
 @dataclass(frozen=True)
-class R2GenCMNSettings:
-    """params.yaml:train_baseline.settings.r2gen_cmn; see `EncoderDecoderSettings`."""
+class R2GenCMNSettings(EncoderDecoderSettings):
+    """params.yaml:train_baseline.settings.r2gen_cmn."""
 
-    extractor: ExtractorSettings
     network: CMNSizes
-    words: WordSettings
-    beams: int
-    val_pairs: int
-    optim: Optimisation
 
 
 def train(inputs: TrainInputs) -> None:
-    """See `Method`.
-
-    Raises:
-        ValueError: see `read_settings` and `new_writer`.
-    """
-    settings = read_settings(R2GenCMNSettings, inputs.settings, "params.yaml:train_baseline.settings.r2gen_cmn")
-    train_encoder_decoder(
-        inputs, settings, lambda features, ids: CMNNetwork(settings.network, features, ids), "r2gen_cmn"
-    )
-
-
-def _writer(config: Mapping[str, Any]) -> EncoderDecoderWriter:
-    sizes = read_settings(CMNSizes, config["network"], "config.json:writer.network")
-    return writer_of_config(config, lambda features, ids: CMNNetwork(sizes, features, ids))
+    """See `Method` and `train_encoder_decoder`."""
+    train_encoder_decoder(inputs, R2GenCMNSettings, CMNNetwork, "r2gen_cmn")
 
 
 def load_system(folder: Path, **_: object) -> WriterSystem:
     """The trained writer in a folder."""
-    return WriterSystem(load_writer(folder, _writer), "R2GenCMN")
+    return load_encoder_decoder(folder, CMNSizes, CMNNetwork, METHOD.label)
 
 
 METHOD = Method("r2gen_cmn", "R2GenCMN", "MED", "arXiv:2204.13258, zhjohnchan/R2GenCMN", train)

@@ -22,16 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medim.data.report_cleaning import CLEANINGS, clean_report, without_marks
 from medim.pairs import PROMPT_END
 
 EDGE = 0  # begins, ends and pads
 UNKNOWN = "<unk>"
-CLEANINGS = ("plain", "r2gen")
 LONG_TEXTS = ("error", "cut")
 
 _PLAIN = re.compile(r"\w+(?:(?:(?<=\d)[.,](?=\d)|[-'/](?=\w))\w+)*|[^\w\s]")
-_LISTED = (("1. ", ""), *((f". {n}. ", ". ") for n in range(2, 6)), *((f" {n}. ", ". ") for n in range(2, 6)))
-_DROPPED = re.compile(r"[.,?;*!%^&_+():-\[\]{}\"/\\']")  # ":-\[" is a range, so "<", "=", ">", "@" go and "-" stays
 
 
 def plain_words(text: str) -> list[str]:
@@ -40,12 +38,8 @@ def plain_words(text: str) -> list[str]:
 
 
 def r2gen_words(report: str) -> list[str]:
-    """What R2Gen's `clean_report_mimic_cxr` leaves of a report; of one line of text its IU X-Ray cleaner the same."""
-    text = re.sub(r"\.+", ".", re.sub(r" +", " ", report.replace("\n", " ")))
-    for before, after in _LISTED:
-        text = text.replace(before, after)
-    sentences = text.strip().lower().split(". ")
-    return [word for sentence in sentences for word in [*_DROPPED.sub("", sentence).split(), "."]]
+    """What R2Gen leaves of a report, see medim.data.report_cleaning."""
+    return clean_report(report, "r2gen").split()
 
 
 def words_of(text: str, cleaning: str) -> list[str]:
@@ -61,7 +55,7 @@ def words_of(text: str, cleaning: str) -> list[str]:
     prompt, found, report = text.partition(PROMPT_END)
     if not found:
         return r2gen_words(text)
-    return [*_DROPPED.sub("", prompt.lower()).split(), PROMPT_END, *r2gen_words(report)]
+    return [*without_marks(prompt.lower()).split(), PROMPT_END, *r2gen_words(report)]
 
 
 def readable(words: Sequence[str]) -> str:

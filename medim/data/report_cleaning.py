@@ -42,5 +42,10 @@ def r2gen_clean(line: str) -> str:
         text = text.replace(f". {number}", ". ")
     for number in NUMBERED:
         text = text.replace(f" {number}", ". ")
-    sentences = [DROPPED.sub("", QUOTES.sub("", part).strip()) for part in text.strip().lower().split(". ")]
+    sentences = [without_marks(part) for part in text.strip().lower().split(". ")]
     return " . ".join(sentences) + " ."
+
+
+def without_marks(sentence: str) -> str:
+    """A sentence without the marks that R2Gen drops: all but hyphens."""
+    return DROPPED.sub("", QUOTES.sub("", sentence).strip())

@@ -31,17 +31,8 @@ from medim.data.report_grammar import SLOT, ReportGrammar, capitalise, split_sen
 from medim.metrics.bootstrap import Estimate, bootstrap_mean, bootstrap_sums, divide, not_measured
 from medim.metrics.findings import finding_values, merge_sides, pair_f1
 from medim.metrics.java import Meteor, meteor_score, ptb_tokenize
-from medim.metrics.report_text import (
-    NGRAM,
-    bleu_of_sums,
-    bleu_statistics,
-    coco_cider,
-    coco_rouge,
-    load_wordnet,
-    nltk_bleu,
-    nltk_meteor,
-    nltk_rouge,
-)
+from medim.metrics.report_sums import per_report_scores
+from medim.metrics.report_text import NGRAM, bleu_of_sums, bleu_statistics
 from medim.metrics.sides import exchange_sides
 from medim.pairs import Pair
 
@@ -281,21 +272,16 @@ def pair_metrics(
         grammar: reads the findings of reports.
         meteor: the running METEOR process.
     """
-    labels, wordnet, n = labels_of(grammar.findings), load_wordnet(), len(reference)
+    labels, n = labels_of(grammar.findings), len(reference)
     tokens = ptb_tokenize([*reference, *(report for reports in answers.values() for report in reports)])
     true_tokens, true_values = tokens[:n], finding_values(truth, labels)
     scores: dict[str, dict[str, Floats]] = {}
     for number, (name, reports) in enumerate(answers.items(), start=1):
         said = tokens[number * n : (number + 1) * n]
-        bleu, sentence = bleu_of_sums(bleu_statistics(said, true_tokens)), nltk_bleu(reports, reference)
+        bleu = bleu_of_sums(bleu_statistics(said, true_tokens))
         found = {f"BLEU-{k + 1} (coco)": bleu[:, k] for k in range(NGRAM)}
         found["METEOR (coco)"] = meteor_score(meteor.statistics(said, true_tokens))
-        found["ROUGE-L (coco)"] = coco_rouge(said, true_tokens)
-        found["CIDEr (coco)"] = coco_cider(said, true_tokens)
-        found |= {f"BLEU-{k + 1} (nltk)": sentence[:, k] for k in range(NGRAM)}
-        if wordnet is not None:
-            found["METEOR (nltk)"] = nltk_meteor(reports, reference, wordnet)
-        found["ROUGE-L (nltk)"] = nltk_rouge(reports, reference)
+        found |= per_report_scores(reports, reference, said, true_tokens)
         values = finding_values([grammar.read(report) for report in reports], labels)
         found["finding_f1"] = pair_f1(true_values, values)
         found["finding_f1_without_side"] = pair_f1(merge_sides(true_values, labels)[0], merge_sides(values, labels)[0])

@@ -65,6 +65,29 @@ def ratio(name: str, numerators: Sequence[float], denominators: Sequence[float])
     return SumMetrics((name,), rows, lambda sums: divide(sums[:, 0], sums[:, 1]))
 
 
+def per_report_scores(
+    said: Sequence[str], true: Sequence[str], cut: Sequence[str], cut_true: Sequence[str]
+) -> dict[str, Floats]:
+    """Text metrics that each of N reports has by itself: name -> (N,).
+
+    METEOR (nltk) is left out where NLTK has no WordNet.
+
+    Args:
+        said: generated reports.
+        true: the true ones.
+        cut: `said` by `ptb_tokenize`.
+        cut_true: `true` by `ptb_tokenize`.
+    """
+    bleu, wordnet = nltk_bleu(said, true), load_wordnet()
+    found = {
+        "ROUGE-L (coco)": coco_rouge(cut, cut_true),
+        "CIDEr (coco)": coco_cider(cut, cut_true),
+        **{f"BLEU-{n + 1} (nltk)": bleu[:, n] for n in range(NGRAM)},
+        "ROUGE-L (nltk)": nltk_rouge(said, true),
+    }
+    return found if wordnet is None else found | {"METEOR (nltk)": nltk_meteor(said, true, wordnet)}
+
+
 def text_sums(generated: Reports, reference: Reports, known: set[str], meteor: Meteor) -> SumMetrics:
     """All text metrics, with the names of `coco_scores`, `nltk_scores` and medim.evaluation.
 
@@ -80,17 +103,12 @@ def text_sums(generated: Reports, reference: Reports, known: set[str], meteor: M
     said, true = paired(generated, reference)
     tokens = ptb_tokenize([*said, *true])
     cut, cut_true = tokens[: len(said)], tokens[len(said) :]
-    bleu, wordnet = nltk_bleu(said, true), load_wordnet()
+    copied = known - {""}
     per_report: dict[str, Sequence[float] | Floats] = {
-        "ROUGE-L (coco)": coco_rouge(cut, cut_true),
-        "CIDEr (coco)": coco_cider(cut, cut_true),
-        **{f"BLEU-{n + 1} (nltk)": bleu[:, n] for n in range(NGRAM)},
-        "ROUGE-L (nltk)": nltk_rouge(said, true),
+        **per_report_scores(said, true, cut, cut_true),
         "distinct_reports": one_over_copies([normalised(report) for report in said]),
-        "copied_from_train": [float(normalised(report) in known - {""}) for report in said],
+        "copied_from_train": [float(normalised(report) in copied) for report in said],
     }
-    if wordnet is not None:
-        per_report["METEOR (nltk)"] = nltk_meteor(said, true, wordnet)
     return joined(
         [
             SumMetrics(

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import noisy_inputs
 import pytest
 import torch
 from torch import Tensor
@@ -30,21 +31,11 @@ def build(seed: int = 0, **changes: Any) -> MLLM:
 
 
 def shaken(model: MLLM) -> MLLM:
-    """Every parameter moved, so that what can depend on time does."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model
+    return noisy_inputs.shaken(model, 0.2)
 
 
 def noisy(batch: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    g = torch.Generator().manual_seed(2)
-    x = torch.randint(VOCAB.n_text, (batch, LAYOUT.length), generator=g)
-    x[:, LAYOUT.image] = VOCAB.from_codes(torch.randint(VOCAB.n_image, (batch, LAYOUT.n_image), generator=g))
-    wanted = torch.rand(x.shape, generator=g) < 0.5
-    wanted[:, [0, LAYOUT.image.stop]] = False
-    return x.masked_fill(wanted, VOCAB.mask_id), torch.rand(batch, generator=g), wanted
+    return noisy_inputs.noisy(VOCAB, LAYOUT, batch)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -4,6 +4,7 @@ import cmath
 import math
 from dataclasses import replace
 
+import noisy_inputs
 import pytest
 import torch
 from torch import Tensor
@@ -25,21 +26,11 @@ def build(seed: int = 0, **changes) -> UniDiscBackbone:
 
 
 def shaken(model: UniDiscBackbone) -> UniDiscBackbone:
-    """Every parameter moved, so that nothing is 0 or 1 by its start."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.4 * torch.randn(parameter.shape, generator=generator))
-    return model
+    return noisy_inputs.shaken(model, 0.4)
 
 
 def noisy(batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    g = torch.Generator().manual_seed(2)
-    x = torch.randint(VOCAB.n_text, (batch, LAYOUT.length), generator=g)
-    x[:, LAYOUT.image] = VOCAB.from_codes(torch.randint(VOCAB.n_image, (batch, LAYOUT.n_image), generator=g))
-    wanted = torch.rand(x.shape, generator=g) < 0.5
-    wanted[:, [0, LAYOUT.image.stop]] = False
-    return x.masked_fill(wanted, VOCAB.mask_id), torch.rand(batch, generator=g), wanted
+    return noisy_inputs.noisy(VOCAB, LAYOUT, batch)
 
 
 # The reference: one token, one head, one pair of channels at a time, in float64.
