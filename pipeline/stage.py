@@ -115,9 +115,12 @@ class StageRun:
             partial.write_text(kept, encoding="utf-8")
             os.replace(partial, self._log_path)
 
-    def cost(self, *, examples: int | None = None, parameters: int | None = None) -> None:
-        """Say how many examples the stage worked on and how many parameters its network has."""
-        given = {"examples": examples, "parameters": parameters}
+    def cost(
+        self, *, examples: int | None = None, parameters: int | None = None, pretraining_examples: int | None = None
+    ) -> None:
+        """Say how many examples the stage worked on, how many parameters its network has, and how many examples its
+        prior was trained on, which only the costs of a stage that says so hold."""
+        given = {"examples": examples, "parameters": parameters, "pretraining_examples": pretraining_examples}
         self._costs |= {name: int(value) for name, value in given.items() if value is not None}
 
     def place(self, src: Path, dst: Path) -> None:

@@ -26,7 +26,9 @@ class Follower(StageRun):
     def resume_log(self, step: int) -> None:
         """The first process has the curves."""
 
-    def cost(self, *, examples: int | None = None, parameters: int | None = None) -> None:
+    def cost(
+        self, *, examples: int | None = None, parameters: int | None = None, pretraining_examples: int | None = None
+    ) -> None:
         """The first process counts."""
 
     def place(self, src: Path, dst: Path) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 HEAD = "(the table)"
 FORMATS = (".md", ".csv", ".html")
-COSTS = ("seconds", "peak_bytes", "parameters", "examples")
+COSTS = ("seconds", "peak_bytes", "parameters", "examples", "pretraining_examples")
 WORK = "work/"  # before a cost: MLflow's page of curves goes by the alphabet, and curves are to come before costs
 SHEETS = "figures"  # artifact folder of a training's pictures
 LAYOUT = b"2"  # raise it when the same files are to be shown in another way: all runs are recorded anew

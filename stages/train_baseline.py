@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from medim.baselines import get_method
@@ -40,16 +40,19 @@ def main() -> None:
     tokenizer, vqgan = world.model("text_tokenizer"), world.model("vqgan")
     inputs = [world.pairs_folder(), world.tokens_folder(), tokenizer, vqgan]
     with stage_run("train_baseline", method, section=section, inputs=inputs, outputs=[out]) as run:
-        tokenized = sorted(folder.name for folder in world.tokens_folder().iterdir())
-        pairs = {name: {split: world.pairs(name, split) for split in SPLITS} for name in params.datasets}
+        prepared, tokenized = (
+            sorted(path.name for path in folder.iterdir()) for folder in (world.pairs_folder(), world.tokens_folder())
+        )
+        pairs = {name: {split: world.pairs(name, split) for split in SPLITS} for name in prepared}
         tokens = {name: {split: world.tokens(name, split) for split in SPLITS} for name in tokenized}
         result = run.work / "result"
-        get_method(method).train(
+        trained = get_method(method).train(
             TrainInputs(
                 pairs, params.datasets, params.settings[method], run.seed, run.work, result, run.log, device=device(),
                 tokens=tokens, tokenizer=tokenizer, vqgan=vqgan,
             )
         )  # fmt: skip
+        run.cost(**asdict(trained))
         run.place(result, out)
 
 

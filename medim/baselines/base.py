@@ -41,8 +41,17 @@ class TrainInputs:
     tokens: PairFiles = field(default_factory=dict)  # the same pairs as ids (data/tokens)
     tokenizer: Path | None = None  # folder of the report tokenizer, for those that read tokens
     vqgan: Path | None = None  # folder of the VQGAN that made the codes
-    extractor: Path | None = None  # folder of a pretrained picture encoder; None: the method starts from nothing
+    prior: Path | None = None  # of the report writers: folder "prior" of another training of the same method
     order: TrainingOrder | None = None  # None: every step draws from all pairs
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training took, for the tables."""
+
+    parameters: int  # of the network; 0: there is none
+    examples: int  # pairs that it saw, steps x batch_size
+    pretraining_examples: int  # pairs that its prior's training saw, this one or an earlier one; 0: no such prior
 
 
 @dataclass(frozen=True)
@@ -53,4 +62,4 @@ class Method:
     label: str
     kind: str  # NA, MED, DDM, MLLM as in the paper's tables; "trivial" for the rules that every system must beat
     source: str
-    train: Callable[[TrainInputs], None]
+    train: Callable[[TrainInputs], Trained]

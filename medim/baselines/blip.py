@@ -11,7 +11,8 @@ What differs from the captioning code, and why:
 - the prompt is predicted too: there "a picture of " is the same for all and masked from the loss, here it names the
   modality and belongs to the text;
 - no random crops, flips and RandAugment: a flip contradicts a report that names sides;
-- one cosine with warm-up (`Optimisation`), as for all systems, in the place of a cosine per epoch.
+- one cosine with warm-up (`Optimisation`), as for all systems, in the place of a cosine per epoch;
+- without released weights, the image-text pretraining is a training by the same loss (`pretraining`).
 
 Letters: B pairs of a batch, S pixels a side, L tokens of the longest text, V words.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipTextConfig
 
-from medim.baselines.base import Method, TrainInputs
+from medim.baselines.base import Method, Trained, TrainInputs
 from medim.baselines.method_settings import read_settings
-from medim.baselines.picture_encoders import fill_tower, to_tower, tower_config
+from medim.baselines.picture_encoders import to_tower, tower_config
+from medim.baselines.pretraining import Pretraining, check_one_start
 from medim.baselines.published_blip import load_released_blip
 from medim.baselines.published_words import PublishedWords, WordSettings
-from medim.baselines.report_writer import ReportWriter, WriterSystem, load_writer, train_writer
+from medim.baselines.report_writer import ReportWriter, WriterRecipe, WriterSystem, load_writer, train_writer
+from medim.baselines.writer_prior import Prior
 from medim.training import Optimisation
 
 PLACE = "params.yaml:train_baseline.settings.blip"
@@ -56,9 +60,14 @@ class BlipSettings:
 
     words: WordSettings
     network: BlipNetwork
-    start: str | None  # released model_base*.pth; null: from nothing, or from `TrainInputs.extractor`
+    start: str | None  # released model_base*.pth
     val_pairs: int  # a dataset
+    pretraining: Pretraining | None  # a first training, of which words and all weights are kept
     optim: Optimisation
+
+    def __post_init__(self) -> None:
+        """See `check_one_start`."""
+        check_one_start(self.pretraining is not None, {"start": self.start})
 
 
 def blip_config(network: BlipNetwork, words: PublishedWords) -> BlipConfig:
@@ -133,28 +142,33 @@ class BlipWriter(ReportWriter):
         return cls(sizes, PublishedWords.of_config(config["words"]))
 
 
-def build_blip(settings: BlipSettings, texts: Sequence[str], extractor: Path | None) -> BlipWriter:
-    """An untrained writer, from the released weights or a pretrained picture encoder where they are given.
+def build_blip(settings: BlipSettings, texts: Sequence[str], prior: Prior | None = None) -> BlipWriter:
+    """An untrained writer, from a prior or the released weights where one is given.
 
     Raises:
-        FileNotFoundError, ValueError: see `PublishedWords.build`, `load_released_blip` and `fill_tower`.
+        FileNotFoundError, ValueError: see `PublishedWords`, `load_released_blip` and `Prior`.
     """
+    if prior is not None:
+        writer = BlipWriter(settings.network, PublishedWords.of_prior(prior.config["words"], settings.words, texts))
+        prior.check_sizes(writer.config(), ["network.vision", "network.text"])
+        prior.fill(writer)
+        return writer
     writer = BlipWriter(settings.network, PublishedWords.build(settings.words, texts))
     if settings.start is not None:
         print(f"blip: {load_released_blip(writer.network, Path(settings.start))} tensors from {settings.start}")
-    elif extractor is not None:
-        print(f"blip: {fill_tower(writer.network.vision_model, extractor)} tensors of the tower from {extractor}")
     return writer
 
 
-def train(inputs: TrainInputs) -> None:
+def train(inputs: TrainInputs) -> Trained:
     """Train BLIP; see `train_writer`. settings: see `BlipSettings`."""
     settings = read_settings(BlipSettings, inputs.settings, PLACE)
 
-    def build(texts: Sequence[str], _pixels: int) -> BlipWriter:
-        return build_blip(settings, texts, inputs.extractor)
-
-    train_writer(inputs, "medim.baselines.blip", build, settings.optim, settings.val_pairs)
+    build = partial(build_blip, settings)
+    recipe = WriterRecipe(
+        "medim.baselines.blip", settings.optim, settings.val_pairs, build, settings.pretraining, build,
+        kept_whole=True, starts={"start": settings.start},
+    )  # fmt: skip
+    return train_writer(inputs, recipe)
 
 
 def load_system(folder: Path, **_: object) -> WriterSystem:

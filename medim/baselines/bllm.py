@@ -15,7 +15,8 @@ Validation curves are of the first pass, which needs no draw.
 
 What differs beside that: the end of a text is the tokenizer's end and not "###"; one prompt a pass, not one drawn from
 a list (which is not published); coarse reports of a part of the batch, in a part of the steps, and stage 1's loss in
-stage 2 too, each as a setting whose published value is said in `Bootstrapping`.
+stage 2 too, each as a setting whose published value is said in `Bootstrapping`; where no BLIP-2 and no Vicuna are at
+hand, `pretraining` trains all parts by stage 1's loss on other pairs.
 
 Letters: B pairs of a batch, S pixels a side, Q queries, D width of the language model.
 """
@@ -23,7 +24,8 @@ Letters: B pairs of a batch, S pixels a side, Q queries, D width of the language
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,16 +33,18 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2QFormerConfig
 
-from medim.baselines.base import Method, TrainInputs
+from medim.baselines.base import Method, Trained, TrainInputs
 from medim.baselines.bllm_induction import Bootstrapping, ReportBank, induction_loss, summaries
 from medim.baselines.lora import LoraSettings, merge_lora
 from medim.baselines.method_settings import read_settings
-from medim.baselines.picture_encoders import FIRST_STD, fill_tower, to_tower, tower_config
+from medim.baselines.picture_encoders import FIRST_STD, to_tower, tower_config
+from medim.baselines.pretraining import Pretraining, check_one_start
 from medim.baselines.prompted_decoder import Decoding, PromptedDecoder
 from medim.baselines.prompted_writer import LANGUAGE, PromptedWriter, existing, llama_config, split_template
 from medim.baselines.published_words import PublishedWords, WordSettings
-from medim.baselines.report_writer import WriterSystem, load_writer, train_writer
+from medim.baselines.report_writer import WriterRecipe, WriterSystem, load_writer, train_writer
 from medim.baselines.weight_files import fill, read_weights, under
+from medim.baselines.writer_prior import Prior
 from medim.training import Optimisation, step_seed
 
 PLACE = "params.yaml:train_baseline.settings.bllm"
@@ -66,7 +70,7 @@ class BllmNetwork:
 class BllmStart:
     """Pretrained weights."""
 
-    blip2: str | None  # Hugging Face folder of a BLIP-2: its tower, queries and Q-Former; null: an extractor, if any
+    blip2: str | None  # Hugging Face folder of a BLIP-2: its tower, queries and Q-Former
     language: str | None  # Hugging Face folder of Vicuna
 
 
@@ -80,19 +84,26 @@ class BllmSettings:
     frozen: tuple[str, ...]  # vision, qformer, language; published: vision, qformer
     bootstrapping: Bootstrapping
     val_pairs: int  # a dataset
+    pretraining: Pretraining | None  # a first training by stage 1's loss; its words and all weights are kept
     optim: Optimisation
 
     def __post_init__(self) -> None:
-        """Check the stages.
+        """Check the stages and the start.
 
         Raises:
-            ValueError: stage 1 would last to the end, and no refinement would be learned.
+            ValueError: stage 1 would last to the end, and no refinement would be learned; or see `check_one_start`.
         """
+        check_one_start(self.pretraining is not None, self.starts)
         if self.bootstrapping.align_steps >= self.optim.steps:
             raise ValueError(
                 f"bootstrapping.align_steps must be below optim.steps, {self.optim.steps}, got "
                 f"{self.bootstrapping.align_steps}"
             )
+
+    @property
+    def starts(self) -> dict[str, str | None]:
+        """See `check_one_start`."""
+        return {f"start.{name}": path for name, path in asdict(self.start).items()}
 
 
 def blip2_config(sizes: BllmNetwork, words: PublishedWords) -> Blip2Config:
@@ -109,6 +120,7 @@ class BllmWriter(PromptedWriter):
     """BLLM with its words."""
 
     SIZES: ClassVar[type] = BllmNetwork
+    BUILT: ClassVar[tuple[str, ...]] = ("vision", "qformer", "queries", "language")
     PARTS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "vision": ("network.vision_model",),
         "qformer": ("network.qformer", "network.query_tokens"),
@@ -123,7 +135,7 @@ class BllmWriter(PromptedWriter):
         self.network = Blip2ForConditionalGeneration(blip2_config(sizes, words))
         # transformers starts them at 0, where all queries are and stay one; BLIP-2's code draws them
         nn.init.normal_(self.network.query_tokens, std=FIRST_STD)
-        self.plan: Bootstrapping | None = None
+        self.plan: Bootstrapping | None = None  # None: stage 1 at every step
         self.bank: ReportBank | None = None
         self.step = 0
 
@@ -159,17 +171,19 @@ class BllmWriter(PromptedWriter):
 
     def loss(self, images: Tensor, texts: Sequence[str], generator: torch.Generator) -> Tensor:
         """See `ReportWriter`; stage 1's loss, or the weighted sum of stage 2's (see `Bootstrapping`)."""
-        assert self.plan is not None, "build_bllm gives a writer its plan"
         pictures = self.pictures(images)
-        stage_one = self.step < self.plan.align_steps
+        if self.plan is None or self.step < self.plan.align_steps:
+            return self._plain(pictures, texts)
         total = torch.zeros((), device=pictures.device)
-        if stage_one or self.plan.coarse_weight:
-            plain = self.decoder.nats(self.coarse_prompts(pictures), self.words.encode(texts)).mean()
-            total = total + (1.0 if stage_one else self.plan.coarse_weight) * plain
+        if self.plan.coarse_weight:
+            total = total + self.plan.coarse_weight * self._plain(pictures, texts)
         if self.plan.refines(self.step):
             chosen = torch.randperm(len(texts), generator=generator)[: self.plan.pairs].tolist()
             total = total + self._bootstrapped(pictures[chosen], [texts[row] for row in chosen], generator)
         return total
+
+    def _plain(self, pictures: Tensor, texts: Sequence[str]) -> Tensor:
+        return self.decoder.nats(self.coarse_prompts(pictures), self.words.encode(texts)).mean()
 
     def _bootstrapped(self, pictures: Tensor, texts: Sequence[str], generator: torch.Generator) -> Tensor:
         assert self.plan is not None
@@ -214,11 +228,11 @@ class BllmWriter(PromptedWriter):
         found = self.decoder.write(prompts, self.sizes.answer, [step_seed(seed, 1) for seed in seeds])
         return [self.words.decode(ids) for ids in found]
 
-    def start_from(self, start: BllmStart, extractor: Path | None) -> dict[str, bool]:
+    def start_from(self, start: BllmStart) -> dict[str, bool]:
         """Fill the network in place; part -> whether it has pretrained weights.
 
         Raises:
-            FileNotFoundError, ValueError: see `read_weights`, `fill_tower` and `fill`.
+            FileNotFoundError, ValueError: see `read_weights` and `fill`.
         """
         network = self.network
         blip2, language = existing(start.blip2), existing(start.language)
@@ -228,26 +242,37 @@ class BllmWriter(PromptedWriter):
                 fill(network.get_submodule(name), under(weights, f"{name}."), str(blip2))
             with torch.no_grad():
                 network.query_tokens.copy_(weights["query_tokens"])
-        elif extractor is not None:
-            fill_tower(network.vision_model, extractor)
         if language is not None:
             buffers = (".rotary_emb.inv_freq",)
             weights = {n: v for n, v in read_weights(language).items() if not n.endswith(buffers)}
             fill(network.language_model, weights, str(language))
-        vision = blip2 is not None or extractor is not None
-        return {"vision": vision, "qformer": blip2 is not None, LANGUAGE: language is not None}
+        return {"vision": blip2 is not None, "qformer": blip2 is not None, LANGUAGE: language is not None}
+
+
+def first_bllm(settings: BllmSettings, texts: Sequence[str]) -> BllmWriter:
+    """An untrained writer whose pretraining is stage 1's loss alone: all of it learns, and there is no LoRA as yet.
+
+    Raises:
+        FileNotFoundError, ValueError: see `PublishedWords.build`.
+    """
+    return BllmWriter(replace(settings.network, lora=None), PublishedWords.build(settings.words, texts))
 
 
 def build_bllm(
-    settings: BllmSettings, texts: Sequence[str], bank: ReportBank | None, extractor: Path | None
+    settings: BllmSettings, bank: ReportBank | None, texts: Sequence[str], prior: Prior | None = None
 ) -> BllmWriter:
     """An untrained writer as stage 1 finds it; `bank` may be None where triplet_weight is 0.
 
     Raises:
-        FileNotFoundError, ValueError: see `PublishedWords.build`, `start_from` and `hold`.
+        FileNotFoundError, ValueError: see `PublishedWords`, `start_from`, `start_from_prior` and `hold`.
     """
-    writer = BllmWriter(settings.network, PublishedWords.build(settings.words, texts))
-    have = writer.start_from(settings.start, extractor)
+    if prior is None:
+        writer = BllmWriter(settings.network, PublishedWords.build(settings.words, texts))
+        have = writer.start_from(settings.start)
+    else:
+        words = PublishedWords.of_prior(prior.config["words"], settings.words, texts)
+        writer = BllmWriter(settings.network, words)
+        have = writer.start_from_prior(prior)
     lora = settings.network.lora
     writer.hold((*settings.frozen, *([LANGUAGE] if lora else [])), have)
     writer.adapt(lora)
@@ -255,7 +280,7 @@ def build_bllm(
     return writer
 
 
-def train(inputs: TrainInputs) -> None:
+def train(inputs: TrainInputs) -> Trained:
     """Train BLLM; see `train_writer`. settings: see `BllmSettings`.
 
     Raises:
@@ -265,10 +290,11 @@ def train(inputs: TrainInputs) -> None:
     files = {name: inputs.pairs[name]["train"] for name in inputs.datasets}
     bank = ReportBank.of_files(files) if settings.bootstrapping.triplet_weight else None
 
-    def build(texts: Sequence[str], _pixels: int) -> BllmWriter:
-        return build_bllm(settings, texts, bank, inputs.extractor)
-
-    train_writer(inputs, "medim.baselines.bllm", build, settings.optim, settings.val_pairs)
+    recipe = WriterRecipe(
+        "medim.baselines.bllm", settings.optim, settings.val_pairs, partial(build_bllm, settings, bank),
+        settings.pretraining, partial(first_bllm, settings), kept_whole=True, starts=settings.starts,
+    )  # fmt: skip
+    return train_writer(inputs, recipe)
 
 
 def load_system(folder: Path, **_: object) -> WriterSystem:

@@ -18,14 +18,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from medim.baselines.base import TrainInputs
+from medim.baselines.base import Trained, TrainInputs
 from medim.baselines.beam_search import beam_search
 from medim.baselines.method_settings import read_settings
+from medim.baselines.pretraining import Pretraining, check_one_start
 from medim.baselines.report_decoder import EncoderDecoder
 from medim.baselines.report_words import EDGE, ReportWords, WordSettings, check_lengths
-from medim.baselines.report_writer import ReportWriter, WriterSystem, load_writer, train_writer
+from medim.baselines.report_writer import ReportWriter, WriterRecipe, WriterSystem, load_writer, train_writer
 from medim.baselines.visual_extractor import ExtractorSettings, VisualExtractor, load_extractor
-from medim.training import FitResult, Optimisation
+from medim.baselines.writer_prior import Prior
+from medim.training import Optimisation
 
 MakeNetwork = Callable[[int, int], EncoderDecoder]  # (features of a patch, word ids) -> network
 NetworkKind = Callable[[Any, int, int], EncoderDecoder]  # (sizes, features of a patch, word ids) -> network
@@ -40,7 +42,13 @@ class EncoderDecoderSettings:
     words: WordSettings
     beams: int  # of the beam search; published: 3
     val_pairs: int  # validation pairs a dataset at most
+    start: str | None  # Hugging Face folder of a released ResNet (published: ResNet-101 of ImageNet)
+    pretraining: Pretraining | None  # a first training, of which the extractor's weights are kept, as of an ImageNet's
     optim: Optimisation
+
+    def __post_init__(self) -> None:
+        """See `check_one_start`."""
+        check_one_start(self.pretraining is not None, {"start": self.start})
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ class EncoderDecoderWriter(ReportWriter):
 
 def new_writer(
     texts: Sequence[str], settings: EncoderDecoderSettings, make_network: MakeNetwork, method: str,
-    pretrained: Path | None,
+    prior: Prior | None,
 ) -> EncoderDecoderWriter:  # fmt: skip
     """An untrained writer.
 
@@ -118,34 +126,43 @@ def new_writer(
         settings: see `EncoderDecoderSettings`.
         make_network: see `MakeNetwork`.
         method: for messages.
-        pretrained: folder of the residual network's first weights (`load_extractor`); None: it starts from nothing.
+        prior: gives the residual network its first weights, and nothing else; None: `settings.start` does, if anything.
 
     Raises:
-        ValueError: see `ReportWords.build`, `check_lengths` and `load_extractor`.
+        FileNotFoundError: see `load_extractor`.
+        ValueError: the prior is of another residual network, or see `ReportWords.build`, `check_lengths` and
+            `load_extractor`.
     """
     words = ReportWords.build(texts, settings.words.threshold, settings.words.cleaning)
     check_lengths(words, texts, settings.words, method)
     writing = Writing(settings.words.max_length, settings.words.long_texts == "cut", settings.beams)
     writer = EncoderDecoderWriter(settings.extractor, make_network, words, writing)
-    if pretrained is not None:
-        load_extractor(writer.extractor, pretrained)
+    if prior is not None:
+        prior.check_sizes(writer.config(), ["extractor"])
+        prior.fill(writer.extractor, "extractor")
+    elif settings.start is not None:
+        load_extractor(writer.extractor, Path(settings.start))
     return writer
 
 
 def train_encoder_decoder(
     inputs: TrainInputs, kind: type[EncoderDecoderSettings], network: NetworkKind, method: str
-) -> FitResult:
+) -> Trained:
     """Train `medim.baselines.<method>` and write its folder.
 
     Raises:
-        ValueError: see `read_settings` and `new_writer`.
+        FileNotFoundError, ValueError: see `read_settings`, `new_writer` and `train_writer`.
     """
     settings = read_settings(kind, inputs.settings, f"params.yaml:train_baseline.settings.{method}")
 
-    def build(texts: Sequence[str], _pixels: int) -> EncoderDecoderWriter:
-        return new_writer(texts, settings, partial(network, settings.network), method, inputs.extractor)
+    def build(texts: Sequence[str], prior: Prior | None = None) -> EncoderDecoderWriter:
+        return new_writer(texts, settings, partial(network, settings.network), method, prior)
 
-    return train_writer(inputs, f"medim.baselines.{method}", build, settings.optim, settings.val_pairs)
+    recipe = WriterRecipe(
+        f"medim.baselines.{method}", settings.optim, settings.val_pairs, build, settings.pretraining, build,
+        kept_whole=False, starts={"start": settings.start},
+    )  # fmt: skip
+    return train_writer(inputs, recipe)
 
 
 def writer_of_config(config: Mapping[str, Any], make_network: MakeNetwork) -> EncoderDecoderWriter:

@@ -11,8 +11,8 @@ training that was killed goes on exactly. Decoded greedily. The network is trans
 LlavaForConditionalGeneration.
 
 What differs: one learning rate for both stages (there 1e-3, then 1e-4); no reason for the exam in the prompt, which
-other systems do not see either; the tower learns too where it is not `frozen`, since in small worlds there is none
-that was pretrained on other data.
+other systems do not see either; the tower learns too where it is not `frozen`; where no BiomedCLIP and no Vicuna are at
+hand, `pretraining` trains all parts together on other pairs, with the prompt and without stage 1.
 
 Letters: B pairs of a batch, S pixels a side, P patches of a picture, D width of the language model.
 """
@@ -20,7 +20,8 @@ Letters: B pairs of a batch, S pixels a side, P patches of a picture, D width of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,16 +29,18 @@ import torch
 from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from medim.baselines.base import Method, TrainInputs
+from medim.baselines.base import Method, Trained, TrainInputs
 from medim.baselines.lora import LoraSettings, merge_lora
 from medim.baselines.method_settings import read_settings
-from medim.baselines.picture_encoders import fill_tower, to_tower, tower_config
+from medim.baselines.picture_encoders import to_tower, tower_config
+from medim.baselines.pretraining import Pretraining, check_one_start
 from medim.baselines.prompted_decoder import Decoding, PromptedDecoder
 from medim.baselines.prompted_writer import LANGUAGE, PromptedWriter, existing, llama_config, split_template
 from medim.baselines.published_llava_rad import language_state, read_release, vision_state
 from medim.baselines.published_words import PublishedWords, WordSettings
-from medim.baselines.report_writer import WriterSystem, load_writer, train_writer
+from medim.baselines.report_writer import WriterRecipe, WriterSystem, load_writer, train_writer
 from medim.baselines.weight_files import fill, read_weights, under
+from medim.baselines.writer_prior import Prior
 from medim.training import Optimisation
 
 PLACE = "params.yaml:train_baseline.settings.llava_rad"
@@ -61,7 +64,7 @@ class LlavaRadNetwork:
 class LlavaRadStart:
     """Released weights; see published_llava_rad.py."""
 
-    vision: str | None  # biomedclipcxr_518_checkpoint.pt; null: `TrainInputs.extractor` if there is one
+    vision: str | None  # biomedclipcxr_518_checkpoint.pt
     language: str | None  # Hugging Face folder of Vicuna
     release: str | None  # folder with LLaVA-Rad's projector and, perhaps, its LoRA, which is merged
 
@@ -76,24 +79,32 @@ class LlavaRadSettings:
     frozen: tuple[str, ...]  # vision, language; published: vision
     projector_steps: int  # stage 1
     val_pairs: int  # a dataset
+    pretraining: Pretraining | None  # a first training of all of it, with the prompt; its words and weights are kept
     optim: Optimisation
 
     def __post_init__(self) -> None:
-        """Check the stages.
+        """Check the stages and the start.
 
         Raises:
-            ValueError: stage 1 would last to the end.
+            ValueError: stage 1 would last to the end; or see `check_one_start`.
         """
+        check_one_start(self.pretraining is not None, self.starts)
         if not 0 <= self.projector_steps < self.optim.steps:
             raise ValueError(
                 f"projector_steps must lie in [0, optim.steps = {self.optim.steps}), got {self.projector_steps}"
             )
+
+    @property
+    def starts(self) -> dict[str, str | None]:
+        """See `check_one_start`."""
+        return {f"start.{name}": path for name, path in asdict(self.start).items()}
 
 
 class LlavaRadWriter(PromptedWriter):
     """LLaVA-Rad with its words."""
 
     SIZES: ClassVar[type] = LlavaRadNetwork
+    BUILT: ClassVar[tuple[str, ...]] = ("vision", "language")
     PARTS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "vision": ("network.model.vision_tower",),
         LANGUAGE: ("network.model.language_model", "network.lm_head"),
@@ -153,19 +164,17 @@ class LlavaRadWriter(PromptedWriter):
         found = self.decoder.write(self.prompts(images), self.sizes.decoding, seeds)
         return [self.words.decode(ids) for ids in found]
 
-    def start_from(self, start: LlavaRadStart, extractor: Path | None) -> dict[str, bool]:
+    def start_from(self, start: LlavaRadStart) -> dict[str, bool]:
         """Fill the network in place; part -> whether it has pretrained weights.
 
         Raises:
-            FileNotFoundError, ValueError: see published_llava_rad.py, `fill_tower` and `fill`.
+            FileNotFoundError, ValueError: see published_llava_rad.py and `fill`.
         """
         model = self.network.model
         vision, language, release = (existing(path) for path in (start.vision, start.language, start.release))
         if vision is not None:
             patches = model.vision_tower.embeddings.position_embeddings.shape[1] - 1
             fill(model.vision_tower, vision_state(read_weights(vision), patches), str(vision))
-        elif extractor is not None:
-            fill_tower(model.vision_tower, extractor)
         projector, adapter = (None, None) if release is None else read_release(release)
         if projector is not None:
             fill(model.multi_modal_projector, projector, str(release))
@@ -176,17 +185,31 @@ class LlavaRadWriter(PromptedWriter):
             fill(model.language_model, under(state, "model."), str(language))
             head = {"weight": state.get("lm_head.weight", state["model.embed_tokens.weight"])}
             fill(self.network.lm_head, head, str(language))
-        return {"vision": vision is not None or extractor is not None, LANGUAGE: language is not None}
+        return {"vision": vision is not None, LANGUAGE: language is not None}
 
 
-def build_llava_rad(settings: LlavaRadSettings, texts: Sequence[str], extractor: Path | None) -> LlavaRadWriter:
+def first_llava_rad(settings: LlavaRadSettings, texts: Sequence[str]) -> LlavaRadWriter:
+    """An untrained writer whose pretraining has stage 2's loss alone: all of it learns, and there is no LoRA as yet.
+
+    Raises:
+        FileNotFoundError, ValueError: see `PublishedWords.build`.
+    """
+    return LlavaRadWriter(replace(settings.network, lora=None), PublishedWords.build(settings.words, texts))
+
+
+def build_llava_rad(settings: LlavaRadSettings, texts: Sequence[str], prior: Prior | None = None) -> LlavaRadWriter:
     """An untrained writer as stage 1 finds it.
 
     Raises:
-        FileNotFoundError, ValueError: see `PublishedWords.build`, `start_from` and `hold`.
+        FileNotFoundError, ValueError: see `PublishedWords`, `start_from`, `start_from_prior` and `hold`.
     """
-    writer = LlavaRadWriter(settings.network, PublishedWords.build(settings.words, texts))
-    have = writer.start_from(settings.start, extractor)
+    if prior is None:
+        writer = LlavaRadWriter(settings.network, PublishedWords.build(settings.words, texts))
+        have = writer.start_from(settings.start)
+    else:
+        words = PublishedWords.of_prior(prior.config["words"], settings.words, texts)
+        writer = LlavaRadWriter(settings.network, words)
+        have = writer.start_from_prior(prior)
     lora = settings.network.lora
     writer.hold((*settings.frozen, *([LANGUAGE] if lora else [])), have)
     writer.adapt(lora)
@@ -194,14 +217,15 @@ def build_llava_rad(settings: LlavaRadSettings, texts: Sequence[str], extractor:
     return writer
 
 
-def train(inputs: TrainInputs) -> None:
+def train(inputs: TrainInputs) -> Trained:
     """Train LLaVA-Rad; see `train_writer`. settings: see `LlavaRadSettings`."""
     settings = read_settings(LlavaRadSettings, inputs.settings, PLACE)
 
-    def build(texts: Sequence[str], _pixels: int) -> LlavaRadWriter:
-        return build_llava_rad(settings, texts, inputs.extractor)
-
-    train_writer(inputs, "medim.baselines.llava_rad", build, settings.optim, settings.val_pairs)
+    recipe = WriterRecipe(
+        "medim.baselines.llava_rad", settings.optim, settings.val_pairs, partial(build_llava_rad, settings),
+        settings.pretraining, partial(first_llava_rad, settings), kept_whole=True, starts=settings.starts,
+    )  # fmt: skip
+    return train_writer(inputs, recipe)
 
 
 def load_system(folder: Path, **_: object) -> WriterSystem:

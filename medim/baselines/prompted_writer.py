@@ -17,6 +17,7 @@ from medim.baselines.method_settings import read_settings
 from medim.baselines.prompted_decoder import PromptedDecoder
 from medim.baselines.published_words import PublishedWords
 from medim.baselines.report_writer import ReportWriter
+from medim.baselines.writer_prior import Prior
 
 LANGUAGE = "language"
 
@@ -47,6 +48,7 @@ class PromptedWriter(ReportWriter):
 
     PARTS: ClassVar[Mapping[str, tuple[str, ...]]]  # part -> names of its modules and parameters
     SIZES: ClassVar[type]  # dataclass of the network's sizes, which has a field `lora`
+    BUILT: ClassVar[tuple[str, ...]]  # fields of it that say which weights there are; LoRA's come on top
 
     def __init__(self, sizes: Any, words: PublishedWords) -> None:
         """`sizes`: of the class SIZES."""
@@ -93,6 +95,16 @@ class PromptedWriter(ReportWriter):
         writer.adapt(writer.sizes.lora)
         return writer
 
+    def start_from_prior(self, prior: Prior) -> dict[str, bool]:
+        """Fill the network, without LoRA as yet, in place; part -> True: all of them have pretrained weights.
+
+        Raises:
+            ValueError: see `Prior.check_sizes` and `Prior.fill`.
+        """
+        prior.check_sizes(self.config(), [f"network.{name}" for name in self.BUILT])
+        prior.fill(self)
+        return dict.fromkeys(self.PARTS, True)
+
     def adapt(self, lora: LoraSettings | None) -> None:
         """Add LoRA to the language model, of which nothing else learns then; nothing where there is none."""
         if lora is not None:
@@ -117,8 +129,8 @@ class PromptedWriter(ReportWriter):
                 )
             if not start[part]:
                 raise ValueError(
-                    f"frozen holds {part!r}, whose weights are random: give it a start or let it learn "
-                    f"(params.yaml:train_baseline.settings)"
+                    f"frozen holds {part!r}, whose weights are random: give it a start or a pretraining, or let it "
+                    f"learn (params.yaml:train_baseline.settings)"
                 )
             self._hold(part)
 

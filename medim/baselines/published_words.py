@@ -86,6 +86,17 @@ class PublishedWords:
         words.check(texts)
         return words
 
+    @classmethod
+    def of_prior(cls, config: Mapping[str, Any], settings: WordSettings, texts: Sequence[str]) -> PublishedWords:
+        """The words of a pretraining, by their `config`, with the lengths of `settings`, held to a training's texts.
+
+        Raises:
+            ValueError: see `check`.
+        """
+        words = cls(cls.of_config(config).tokenizer, settings.max_tokens, settings.cut)
+        words.check(texts)
+        return words
+
     def check(self, texts: Iterable[str]) -> int:
         """The number of texts that are cut, which is printed.
 

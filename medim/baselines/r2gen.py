@@ -2,6 +2,8 @@
 
 Follows cuhksz-nlp/R2Gen; see r2gen_network.py, report_decoder.py, visual_extractor.py, report_words.py, beam_search.py.
 Differs:
+- the residual network begins from ImageNet (`start`, as published) or from this very method's training on captioned
+  pictures (`pretraining`), of which nothing else is kept.
 - trained by `fit` like every other row (AdamW, cosine, clipped norm, averaged weights), where the published one has
   Adam with amsgrad, a step schedule and half the learning rate for the residual network: all rows are
   given the same care. The last weights are kept, not those of the best test score.
@@ -14,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from medim.baselines.base import Method, TrainInputs
+from medim.baselines.base import Method, Trained, TrainInputs
 from medim.baselines.encoder_decoder_writer import (
     EncoderDecoderSettings,
     load_encoder_decoder,
@@ -31,9 +33,9 @@ class R2GenSettings(EncoderDecoderSettings):
     network: R2GenSizes
 
 
-def train(inputs: TrainInputs) -> None:
+def train(inputs: TrainInputs) -> Trained:
     """See `Method` and `train_encoder_decoder`."""
-    train_encoder_decoder(inputs, R2GenSettings, R2GenNetwork, "r2gen")
+    return train_encoder_decoder(inputs, R2GenSettings, R2GenNetwork, "r2gen")
 
 
 def load_system(folder: Path, **_: object) -> WriterSystem:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,13 +22,15 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medim.baselines.base import TrainingOrder, TrainInputs
+from medim.baselines.base import Trained, TrainingOrder, TrainInputs
+from medim.baselines.pretraining import PRETRAINING, Pretraining, check_one_start, log_apart, pairs_seen
 from medim.baselines.weight_files import first_names
+from medim.baselines.writer_prior import PRIOR, Prior, read_prior
 from medim.medim_training import balanced_rows
 from medim.pairs import Pair, full_text, load_images, read_pairs, split_prompt
 from medim.systems import Sample
 from medim.tokenizers.vqgan import to_unit
-from medim.training import FitResult, Optimisation, fit
+from medim.training import Optimisation, fit
 
 Images = NDArray[np.uint8]
 Writer = TypeVar("Writer", bound="ReportWriter")
@@ -158,29 +160,84 @@ def validation_nats(writer: ReportWriter, val: Mapping[str, WriterData], chunk: 
     return out
 
 
-def train_writer(
-    inputs: TrainInputs, system: str, build: Callable[[Sequence[str], int], ReportWriter], optim: Optimisation,
-    val_pairs: int,
-) -> FitResult:  # fmt: skip
+@dataclass(frozen=True)
+class WriterRecipe:
+    """How a method makes its writer; torch is seeded before `first` and before `build`.
+
+    A prior that is `kept_whole` brings its words along: they are made of the training texts of both trainings, all of
+    which MeDiM's tokenizer sees too. Else each training has the words of its own texts.
+    """
+
+    system: str  # module whose `load_system` reads the folder
+    optim: Optimisation
+    val_pairs: int  # validation pairs a dataset at most
+    build: Callable[[Sequence[str], Prior | None], ReportWriter]  # (training texts, prior) -> the untrained writer
+    pretraining: Pretraining | None
+    first: Callable[[Sequence[str]], ReportWriter]  # texts -> the untrained writer that becomes the prior
+    kept_whole: bool  # words and all weights of the prior are kept; else `build` takes a part of the weights
+    starts: Mapping[str, str | None]  # see `check_one_start`
+
+
+def train_writer(inputs: TrainInputs, recipe: WriterRecipe) -> Trained:
     """Train a writer on the pairs and write its folder (averaged weights).
 
-    Args:
-        inputs: see `TrainInputs`.
-        system: module whose `load_system` reads the folder.
-        build: (training texts of all datasets, pixels a side) -> the untrained writer; called after torch is seeded.
-        optim: see `Optimisation`.
-        val_pairs: validation pairs a dataset at most.
+    With a pretraining and without `inputs.prior`, the prior is trained first and written to `inputs.out`/prior; a
+    training that was killed later writes it again from its last checkpoint, with the same bytes.
 
     Raises:
-        ValueError: a dataset has no training pairs, or see `ordered_writer_batches`.
+        FileNotFoundError: see `read_prior`.
+        ValueError: first weights from two sources, a dataset without pairs, or see `read_prior` and
+            `ordered_writer_batches`.
     """
-    train = {name: WriterData.of(read_pairs(inputs.pairs[name]["train"])) for name in inputs.datasets}
-    val = {name: read_pairs(inputs.pairs[name]["val"], val_pairs) for name in inputs.datasets}
-    held_out = {name: WriterData.of(pairs) for name, pairs in val.items() if pairs}
+    check_one_start(inputs.prior is not None or recipe.pretraining is not None, recipe.starts)
+    folder = inputs.prior
+    if folder is None and recipe.pretraining is not None:
+        folder = inputs.out / PRIOR
+        _pretrain(inputs, recipe, recipe.pretraining, folder)
+    prior = None if folder is None else read_prior(folder, recipe.system)
+    pairs = {name: _training_pairs(inputs, name) for name in inputs.datasets}
     torch.manual_seed(inputs.seed)
-    texts = [text for name in sorted(train) for text in train[name].texts]
-    pixels = next(iter(train.values())).images.shape[1]
-    writer = build(texts, pixels).to(inputs.device).train()
+    writer = recipe.build(_texts(pairs), prior)
+    main = replace(inputs, work=inputs.work / "training")
+    result = _fit_writer(main, recipe, recipe.optim, writer, pairs)
+    parameters = sum(value.numel() for value in result.parameters())
+    return Trained(parameters, pairs_seen(recipe.optim), 0 if prior is None else prior.examples)
+
+
+def _pretrain(inputs: TrainInputs, recipe: WriterRecipe, pretraining: Pretraining, folder: Path) -> None:
+    pairs = {name: _training_pairs(inputs, name) for name in pretraining.datasets}
+    later = {name: _training_pairs(inputs, name) for name in inputs.datasets} if recipe.kept_whole else {}
+    torch.manual_seed(inputs.seed)
+    writer = recipe.first(_texts(later | pairs))
+    apart = replace(
+        inputs, datasets=pretraining.datasets, work=inputs.work / PRETRAINING, out=folder,
+        on_log=log_apart(inputs.on_log), order=None,
+    )  # fmt: skip
+    _fit_writer(apart, recipe, pretraining.optim, writer, pairs)
+
+
+def _training_pairs(inputs: TrainInputs, name: str) -> list[Pair]:
+    found = read_pairs(inputs.pairs[name]["train"]) if name in inputs.pairs else []
+    if not found:
+        raise ValueError(
+            f"a training learns from {name!r}, which has no training pairs: give it some in "
+            f"params.yaml:prepare_data.datasets and run `dvc repro prepare_data`"
+        )
+    return found
+
+
+def _texts(pairs: Mapping[str, Sequence[Pair]]) -> list[str]:
+    return [pair.full_text for name in sorted(pairs) for pair in pairs[name]]
+
+
+def _fit_writer(
+    inputs: TrainInputs, recipe: WriterRecipe, optim: Optimisation, writer: ReportWriter,
+    pairs: Mapping[str, Sequence[Pair]],
+) -> ReportWriter:  # fmt: skip
+    """Train on `pairs`, write the folder `inputs.out`; returns the writer with averaged weights."""
+    val = {name: read_pairs(inputs.pairs[name]["val"], recipe.val_pairs) for name in inputs.datasets}
+    held_out = {name: WriterData.of(found) for name, found in val.items() if found}
+    train = {name: WriterData.of(found) for name, found in pairs.items()}
     chunk = max(1, optim.batch_size // optim.accumulate)
 
     def validate(module: nn.Module, _step: int) -> Mapping[str, float]:
@@ -188,12 +245,13 @@ def train_writer(
         return validation_nats(module, held_out, chunk)
 
     result = fit(
-        WriterTrainee(writer), ordered_writer_batches(train, optim, inputs.seed, inputs.order), optim,
-        seed=inputs.seed, work=inputs.work, name=system.rpartition(".")[2], on_log=inputs.on_log,
-        validate=validate if held_out else None,
-    )  # fmt: skip
-    assert isinstance(result.averaged, ReportWriter)
-    save_writer(result.averaged, inputs.out, {"system": system, "optim": asdict(optim)})
+        WriterTrainee(writer.to(inputs.device).train()),
+        ordered_writer_batches(train, optim, inputs.seed, inputs.order), optim,
+        seed=inputs.seed, work=inputs.work, name=f"{recipe.system.rpartition('.')[2]} {inputs.work.name}",
+        on_log=inputs.on_log, validate=validate if held_out else None,
+    ).averaged  # fmt: skip
+    assert isinstance(result, ReportWriter)
+    save_writer(result, inputs.out, {"system": recipe.system, "optim": asdict(optim)})
     return result
 
 

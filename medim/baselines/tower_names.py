@@ -1,7 +1,7 @@
 """Names of a vision transformer's weights: timm's, which the released checkpoints have, and those in transformers.
 
 All three kinds are the same network (patches, class token, learned positions, pre-norm blocks, final norm); BLIP's and
-BLIP-2's keep queries, keys and values in one map, `vit` has three. timm's names are the way from each kind to another.
+BLIP-2's keep queries, keys and values in one map, `vit` has three.
 
 Letters: D width, n patches.
 """
@@ -64,15 +64,7 @@ def from_timm(kind: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names, state = KINDS[kind], _without_scales(state)
     if QKV not in names.inner:
         state = _split(state)
-    return _renamed(state, BLOCKS, names.layers, names.outer, names.inner)
-
-
-def to_timm(kind: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `from_timm`."""
-    names = KINDS[kind]
-    outer, inner = ({new: old for old, new in table.items()} for table in (names.outer, names.inner))
-    found = _renamed(state, names.layers, BLOCKS, outer, inner)
-    return found if QKV in names.inner else _fused(found)
+    return _renamed(state, names)
 
 
 def resized_positions(positions: Tensor, patches: int) -> Tensor:
@@ -109,25 +101,17 @@ def _split(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def _fused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    out = {name: value for name, value in state.items() if not any(f".{part}." in name for part in PARTS)}
-    first = PARTS[0]
-    for name in [name for name in state if f".{first}." in name]:
-        out[name.replace(first, QKV)] = torch.cat([state[name.replace(first, part)] for part in PARTS])
-    return out
-
-
-def _renamed(
-    state: Mapping[str, Tensor], layers: str, new_layers: str, outer: Mapping[str, str], inner: Mapping[str, str]
-) -> dict[str, Tensor]:
+def _renamed(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for name, value in state.items():
         stem, end = re.fullmatch(r"(.*?)((?:\.weight|\.bias)?)", name).groups()  # type: ignore[union-attr]
-        within = re.fullmatch(rf"{re.escape(layers)}\.(\d+)\.(.+)", stem)
-        if within and within[2] in inner:
-            out[f"{new_layers}.{within[1]}.{inner[within[2]]}{end}"] = value
-        elif stem in outer:
-            out[f"{outer[stem]}{end}"] = value
+        within = re.fullmatch(rf"{BLOCKS}\.(\d+)\.(.+)", stem)
+        if within and within[2] in names.inner:
+            out[f"{names.layers}.{within[1]}.{names.inner[within[2]]}{end}"] = value
+        elif stem in names.outer:
+            out[f"{names.outer[stem]}{end}"] = value
         else:
-            raise ValueError(f"{name!r} is no weight of a plain vision transformer, whose outer ones are {list(outer)}")
+            raise ValueError(
+                f"{name!r} is no weight of a plain vision transformer, whose outer ones are {list(names.outer)}"
+            )
     return out

@@ -28,8 +28,9 @@ import torch
 from torch import Tensor
 
 from medim.backbones.unidisc import UniDiscSettings
-from medim.baselines.base import Method, TrainInputs
+from medim.baselines.base import Method, Trained, TrainInputs
 from medim.baselines.method_settings import read_settings
+from medim.baselines.pretraining import PRETRAINING, Pretraining, log_apart, pairs_seen
 from medim.diffusion.absorbing import Noisy, sample_t
 from medim.diffusion.sampler import SamplerSettings
 from medim.diffusion.schedule import get_schedule, nelbo_weight
@@ -42,14 +43,6 @@ from medim.tokenizers.vqgan import load_vqgan
 from medim.training import Optimisation
 
 PLACE = "params.yaml:train_baseline.settings.unidisc"
-
-
-@dataclass(frozen=True)
-class Pretraining:
-    """First steps on other pairs."""
-
-    datasets: tuple[str, ...]  # of data/tokens; equal numbers of each in a batch
-    optim: Optimisation
 
 
 @dataclass(frozen=True)
@@ -124,7 +117,7 @@ def build_unidisc(data: TokenData, settings: UniDiscTraining, seed: int) -> UniD
     return model
 
 
-def train(inputs: TrainInputs) -> None:
+def train(inputs: TrainInputs) -> Trained:
     """Train on the token pairs of `inputs.datasets` and write the folder (averaged weights).
 
     Raises:
@@ -135,13 +128,9 @@ def train(inputs: TrainInputs) -> None:
     model = build_unidisc(data, settings, inputs.seed)
     before = settings.pretraining
     if before is not None:
-
-        def log(step: int, values: Mapping[str, float]) -> None:
-            inputs.on_log(step, {f"pretraining/{name}": value for name, value in values.items()})
-
         first = train_denoiser(
             model, _token_data(inputs, before.datasets, settings.val_pairs), settings, before.optim, seed=inputs.seed,
-            work=inputs.work / "pretraining", on_log=log, player="unidisc", device=inputs.device,
+            work=inputs.work / PRETRAINING, on_log=log_apart(inputs.on_log), player="unidisc", device=inputs.device,
         ).averaged  # fmt: skip
         assert isinstance(first, UniDisc)
         model = first
@@ -151,6 +140,8 @@ def train(inputs: TrainInputs) -> None:
     ).averaged  # fmt: skip
     assert isinstance(result, UniDisc)
     result.save(inputs.out)
+    parameters = sum(value.numel() for value in result.parameters())
+    return Trained(parameters, pairs_seen(settings.optim), 0 if before is None else pairs_seen(before.optim))
 
 
 def _token_data(inputs: TrainInputs, datasets: Sequence[str], val_pairs: int) -> TokenData:

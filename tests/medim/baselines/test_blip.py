@@ -4,15 +4,15 @@ import torch
 from safetensors.torch import load_file
 
 from medim.baselines import get_method
-from medim.baselines.blip import BlipNetwork, BlipSettings, BlipWriter, blip_config, build_blip
+from medim.baselines.blip import BlipNetwork, BlipWriter, blip_config
 from medim.baselines.method_settings import read_settings
-from medim.baselines.picture_encoders import build_tower, save_encoder
 from medim.system_loading import load_system
 
 TEXT = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
         "max_position_embeddings": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
 NETWORK = {"vision": tiny.VISION, "text": TEXT, "label_smoothing": 0.1, "beams": 3}
-SETTINGS = {"words": tiny.WORDS, "network": NETWORK, "start": None, "val_pairs": 3, "optim": tiny.OPTIM}
+SETTINGS = {"words": tiny.WORDS, "network": NETWORK, "start": None, "val_pairs": 3, "pretraining": None,
+            "optim": tiny.OPTIM}  # fmt: skip
 PUBLISHED = BlipNetwork(  # models/blip.py, configs/med_config.json
     {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
      "image_size": 384, "patch_size": 16, "layer_norm_eps": 1e-6},
@@ -76,11 +76,3 @@ def test_whole_texts_need_positions():
         blip_config(short, tiny.words())
     with pytest.raises(ValueError, match=r"raise network\.text"):
         writer().nats(tiny.images()[:1], ["a" * 90])
-
-
-def test_a_pretrained_tower_is_the_start(tmp_path):
-    tower = build_tower("vit", {**tiny.VISION, "hidden_act": "gelu"})
-    save_encoder(tower, tmp_path)
-    net = build_blip(read_settings(BlipSettings, SETTINGS, "blip"), tiny.TEXTS, tmp_path)
-    theirs = tower.state_dict()["embeddings.patch_embeddings.projection.weight"]
-    assert torch.equal(net.network.vision_model.embeddings.patch_embedding.weight, theirs)

@@ -27,7 +27,8 @@ BOOTSTRAPPING = {"align_steps": 60, "every": 2, "pairs": 4, "references": 1, "ma
                  "triplet_weight": 0.05, "refinement_weight": 1.0}  # fmt: skip
 SETTINGS = {
     "words": tiny.WORDS, "network": NETWORK, "start": {"blip2": None, "language": None}, "frozen": [],
-    "bootstrapping": BOOTSTRAPPING, "val_pairs": 3, "optim": {**tiny.OPTIM, "steps": 100, "lr": 1e-2},
+    "bootstrapping": BOOTSTRAPPING, "val_pairs": 3, "pretraining": None,
+    "optim": {**tiny.OPTIM, "steps": 100, "lr": 1e-2},
 }  # fmt: skip
 BANK = ReportBank({name: [one.full_text for one in pairs] for name, pairs in tiny.PAIRS.items()})
 LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["*.q_proj", "*.v_proj"]}
@@ -39,7 +40,7 @@ def settings(**changes):
 
 def writer(**changes):
     torch.manual_seed(0)
-    net = build_bllm(settings(), tiny.TEXTS, BANK, None)
+    net = build_bllm(settings(), BANK, tiny.TEXTS)
     net.plan = replace(net.plan, **changes)
     with torch.no_grad():  # far apart, so that texts differ and end
         for parameter in net.parameters():
@@ -158,7 +159,7 @@ def test_a_pretrained_start_stands_still(tmp_path):
         start={name: str(folder) for name, folder in folders.items()}, frozen=["vision", "qformer"],
         network={**NETWORK, "lora": LORA},
     )  # fmt: skip
-    net = build_bllm(given, tiny.TEXTS, BANK, None).train()
+    net = build_bllm(given, BANK, tiny.TEXTS).train()
     assert torch.equal(net.network.query_tokens, source.query_tokens)
     assert torch.equal(net.network.language_model.lm_head.weight, source.language_model.lm_head.weight)
     learning = {name for name, value in net.named_parameters() if value.requires_grad}
@@ -186,7 +187,7 @@ def test_lora_is_merged_where_the_folder_is_read(tmp_path):
 
 def test_wrong_settings_are_named():
     with pytest.raises(ValueError, match="'qformer', whose weights are random"):
-        build_bllm(settings(frozen=["qformer"]), tiny.TEXTS, BANK, None)
+        build_bllm(settings(frozen=["qformer"]), BANK, tiny.TEXTS)
     with pytest.raises(ValueError, match=r"align_steps must be below optim\.steps, 100, got 100"):
         settings(bootstrapping={**BOOTSTRAPPING, "align_steps": 100})
     with pytest.raises(ValueError, match="<ImageHere>, <ReportHere> once each"):

@@ -91,11 +91,11 @@ def test_gradients_are_finite_in_bfloat16(sizes):
     assert loss.dtype == torch.float32 and all(p.grad.isfinite().all() for p in one.parameters())
 
 
-def settings(words=WORDS):
+def settings(words=WORDS, **changes):
     values = {
         "extractor": asdict(EXTRACTOR), "network": asdict(R2GEN), "words": words, "beams": 2, "val_pairs": 4,
-        "optim": asdict(OPTIM),
-    }  # fmt: skip
+        "start": None, "pretraining": None, "optim": asdict(OPTIM),
+    } | changes  # fmt: skip
     return read_settings(R2GenSettings, values, "here")
 
 
@@ -107,7 +107,7 @@ def test_a_new_writer_has_the_words_of_its_texts_and_the_first_weights_given(tmp
     torch.manual_seed(5)
     pretrained = VisualExtractor(EXTRACTOR)
     save_extractor(pretrained, tmp_path)
-    one = new_writer(TEXTS, settings(), make, "r2gen", tmp_path)
+    one = new_writer(TEXTS, settings(start=str(tmp_path)), make, "r2gen", None)
     assert one.words.words == ReportWords.build(TEXTS, 1, "plain").words
     assert one.writing == Writing(16, False, 2)
     for name, value in pretrained.state_dict().items():

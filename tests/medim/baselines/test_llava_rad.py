@@ -17,7 +17,8 @@ NETWORK = {"vision": tiny.VISION, "language": tiny.LANGUAGE, "prompt": "USER: <i
            "decoding": tiny.GREEDY}  # fmt: skip
 SETTINGS = {
     "words": tiny.WORDS, "network": NETWORK, "start": {"vision": None, "language": None, "release": None},
-    "frozen": [], "projector_steps": 3, "val_pairs": 3, "optim": {**tiny.OPTIM, "steps": 80, "lr": 1e-2},
+    "frozen": [], "projector_steps": 3, "val_pairs": 3, "pretraining": None,
+    "optim": {**tiny.OPTIM, "steps": 80, "lr": 1e-2},
 }  # fmt: skip
 LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["*_proj"]}
 PUBLISHED = LlavaRadNetwork(
@@ -51,7 +52,7 @@ def test_six_pairs_are_learned_saved_and_written_again(tmp_path):
 
 
 def test_the_first_stage_moves_the_projector_alone_and_sees_no_prompt():
-    net = build_llava_rad(settings(), tiny.TEXTS, None)
+    net = build_llava_rad(settings(), tiny.TEXTS)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     optimiser = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.1)
     for step in range(4):
@@ -128,11 +129,11 @@ def test_lora_leaves_the_rest_of_the_language_model_alone():
 
 def test_random_weights_do_not_stand_still():
     with pytest.raises(ValueError, match="'vision', whose weights are random"):
-        build_llava_rad(settings(frozen=["vision"]), tiny.TEXTS, None)
+        build_llava_rad(settings(frozen=["vision"]), tiny.TEXTS)
     with pytest.raises(ValueError, match="'language', whose weights are random"):
-        build_llava_rad(settings(network={**NETWORK, "lora": LORA}), tiny.TEXTS, None)
+        build_llava_rad(settings(network={**NETWORK, "lora": LORA}), tiny.TEXTS)
     with pytest.raises(ValueError, match="'ears', parts are vision, language"):
-        build_llava_rad(settings(frozen=["ears"]), tiny.TEXTS, None)
+        build_llava_rad(settings(frozen=["ears"]), tiny.TEXTS)
     with pytest.raises(ValueError, match=r"projector_steps must lie in \[0, optim\.steps = 80\), got 80"):
         settings(projector_steps=80)
 

@@ -77,7 +77,7 @@ def files(tmp_path):
 def test_released_files_give_the_released_logits(files):
     words, trunk, projector, causal, low_rank, start = files
     writer = LlavaRadWriter(read_settings(LlavaRadNetwork, NETWORK, "network"), words).eval()
-    assert writer.start_from(start, None) == {"vision": True, "language": True}
+    assert writer.start_from(start) == {"vision": True, "language": True}
     pictures = tiny.images()[:2]
     with torch.no_grad():
         for name, part in causal.named_modules():
@@ -129,7 +129,7 @@ def test_parts_that_are_missing_are_named(tmp_path, files):
     words, *_, start = files
     writer = LlavaRadWriter(read_settings(LlavaRadNetwork, NETWORK, "network"), words)
     with pytest.raises(ValueError, match=r"set start\.language"):
-        writer.start_from(LlavaRadStart(None, None, start.release), None)
+        writer.start_from(LlavaRadStart(None, None, start.release))
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="neither non_lora_trainables"):
         read_release(tmp_path / "empty")

@@ -61,5 +61,5 @@ def test_weights_are_those_of_the_last_step(trained):
     from safetensors.torch import load_file
 
     weights = load_file(trained[0].out / "model.safetensors")
-    last = torch.load(next((trained[0].out.parent / "work").glob("step_*.pt")), weights_only=True)
+    last = torch.load(next((trained[0].out.parent / "work/training").glob("step_*.pt")), weights_only=True)
     assert all(torch.equal(value, weights[name]) for name, value in last["players"]["writer"].items())

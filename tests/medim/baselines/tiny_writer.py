@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medim.baselines.base import TrainInputs
-from medim.baselines.report_writer import ReportWriter, WriterSystem, load_writer, train_writer
+from medim.baselines.base import Trained, TrainInputs
+from medim.baselines.report_writer import ReportWriter, WriterRecipe, WriterSystem, load_writer, train_writer
+from medim.baselines.writer_prior import Prior
 from medim.training import Optimisation
 
 OPTIM = Optimisation(
@@ -58,7 +59,7 @@ class TinyWriter(ReportWriter):
         return {"words": self.words}
 
 
-def build(texts: Sequence[str], _pixels: int) -> TinyWriter:
+def build(texts: Sequence[str], _prior: Prior | None = None) -> TinyWriter:
     return TinyWriter(sorted({word for text in texts for word in text.split()}))
 
 
@@ -66,8 +67,8 @@ def of_config(config: Mapping[str, Any]) -> TinyWriter:
     return TinyWriter(config["words"])
 
 
-def train(inputs: TrainInputs) -> None:
-    train_writer(inputs, "tiny_writer", build, OPTIM, 8)
+def train(inputs: TrainInputs) -> Trained:
+    return train_writer(inputs, WriterRecipe("tiny_writer", OPTIM, 8, build, None, build, kept_whole=False, starts={}))
 
 
 def load_system(folder: Path, **_: object) -> WriterSystem:
