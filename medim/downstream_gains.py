@@ -1,7 +1,8 @@
-"""The gains of Figures 5b, 5c, 6a and 6b with intervals, from the reports that the writers of the study answered.
+"""Scores and gains of Figures 5b, 5c, 6a and 6b, from the reports that the writers of the downstream study answered.
 
-metrics/gains.json: "<model> over <model>" -> metric key -> relative gain in per cent with its interval, number of pairs
-and seeds, and the absolute one. Which models are compared stands in the tables (`Row.gain`).
+metrics/downstream.json holds `models`, model -> what metrics/<model>.json holds of any other system, and `gains`,
+"<model> over <model>" -> metric key -> relative gain in per cent with its interval, number of pairs and seeds, and the
+absolute one. Which models are compared stands in the tables (`Row.gain`).
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medim.evaluation import Reference, states_of
+from medim.evaluation import Evaluation, Reference, as_json, states_of
 from medim.generation import read_generated
 from medim.metrics.gains import SumMetrics, paired_gains
 from medim.metrics.java import Meteor
 from medim.metrics.report_sums import finding_sums, joined, text_sums, validity_sums
 from medim.metrics.report_text import normalised
+from medim.systems import Sample
 from medim.table_cells import comparison, seeds_of
 from medim.tables import TABLES
 
@@ -83,33 +85,46 @@ class ReportReader:
         return joined(parts)
 
 
-def gain_page(
-    generated: Path, references: Mapping[str, Reference], models: Sequence[str], meteor: Meteor, seed: int,
-    resamples: int,
-) -> dict[str, Any]:  # fmt: skip
-    """The content of metrics/gains.json.
+def downstream_page(
+    generated: Path, references: Mapping[str, Reference], models: Sequence[str], evaluation: Evaluation, resamples: int
+) -> dict[str, Any]:
+    """The content of metrics/downstream.json.
 
     Args:
         generated: folder with one folder a model, each with <dataset>/image_to_report.parquet.
         references: dataset -> its real pairs.
         models: those that answered, all seeds.
-        meteor: the running METEOR process.
-        seed: of the bootstrap.
-        resamples: its draws.
+        evaluation: of these datasets; its seed and its METEOR process serve the gains too.
+        resamples: bootstrap draws of the gains.
 
     Raises:
         ValueError: see `matched_seeds` and `paired_gains`.
         FileNotFoundError: a model did not answer a dataset.
     """
+    pages: dict[str, Any] = {}
+    for model in models:
+        samples = [one for name in references for one in read_generated(generated / model / name / f"{TASK}.parquet")]
+        rows: dict[str, list[Sample]] = {}
+        for sample in samples:
+            rows.setdefault(sample.row, []).append(sample)
+        scores = {row: as_json(evaluation.row(group)) for row, group in rows.items()}
+        pages[model] = {"model": model, "rows": scores}
+    return {"models": pages, "gains": gains(generated, references, models, evaluation, resamples)}
+
+
+def gains(
+    generated: Path, references: Mapping[str, Reference], models: Sequence[str], evaluation: Evaluation, resamples: int
+) -> dict[str, dict[str, Any]]:
+    """`gains` of metrics/downstream.json; arguments and errors as of `downstream_page`."""
     page: dict[str, dict[str, Any]] = {}
     for dataset, reference in references.items():
-        reader = ReportReader(generated, reference, meteor)
+        reader = ReportReader(generated, reference, evaluation.meteor)
         for of, over in compared_models(models):
             seeds = matched_seeds(of, over, models)
             first, second = ([reader.metrics(pair[side]) for pair in seeds] for side in (0, 1))
-            for metric, gain in paired_gains(first, second, seed, resamples).items():
+            for metric, gain in paired_gains(first, second, evaluation.seed, resamples).items():
                 absolute = dict(zip(("value", "low", "high"), gain.absolute[:3], strict=True))
                 relative = dict(zip(("value", "low", "high", "n"), gain.relative, strict=True))
                 entry = {**relative, "seeds": len(seeds), "absolute": absolute}
                 page.setdefault(f"{of} over {over}", {})[f"{dataset}/{TASK}/{metric}"] = entry
-    return {"gains": page}
+    return page

@@ -12,7 +12,7 @@ from medim.tables import Column, Metrics, Row, Source, Table, World, printed_val
 
 Gains = Mapping[str, Mapping[str, Mapping[str, Any]]]  # "<of> over <over>" -> metric key -> gain with its interval
 
-GAIN_FILE = "gains.json"  # beside the metrics; see medim.downstream_gains
+DOWNSTREAM_FILE = "downstream.json"  # beside the metrics of other models; see medim.downstream_gains
 
 
 class Measured(NamedTuple):
@@ -30,21 +30,27 @@ NOTHING = Measured(None, None, None, 0, 0, False)
 
 
 def read_metrics(folder: Path, models: Sequence[str]) -> dict[str, Any]:
-    """Model -> its metrics file. Files of models that params.yaml no longer names stay out, and are named."""
+    """Model -> its metrics file, those of the downstream study too. Files of models that params.yaml no longer names
+    stay out, and are named."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     rows = {name: page for name, page in found.items() if "rows" in page}
     for name in sorted(rows.keys() - set(models)):
         print(
             f"record_tables: {folder / name}.json is of no model in params.yaml:evaluate.models: left out", flush=True
         )
-    return {name: page for name, page in rows.items() if name in models}
+    return {name: page for name, page in rows.items() if name in models} | _downstream(folder)["models"]
 
 
 def read_gains(folder: Path) -> Gains:
-    """The gains with intervals of a folder of metrics; none where the downstream study was not compared."""
-    path = folder / GAIN_FILE
-    page: dict[str, Gains] = json.loads(path.read_text()) if path.is_file() else {"gains": {}}
-    return page["gains"]
+    """The gains with intervals of a folder of metrics; none where the downstream study was not evaluated."""
+    gains: Gains = _downstream(folder)["gains"]
+    return gains
+
+
+def _downstream(folder: Path) -> dict[str, Any]:
+    path = folder / DOWNSTREAM_FILE
+    page: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"models": {}, "gains": {}}
+    return page
 
 
 def build_table(table: Table, metrics: Metrics, world: World, gains: Gains | None = None) -> dict[str, Any]:

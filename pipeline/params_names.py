@@ -16,6 +16,9 @@ LEAST = {
     "tokenize_pairs.vocabulary": 258, "tokenize_pairs.length": 8, "tokenize_pairs.batch": 1,
     "pretrain_backbone.val_pairs": 1, "pretrain_towers.training.val_pairs": 2,
     "train_medim.settings.val_pairs": 1,
+    "synthesize_pairs.card.columns": 1, "synthesize_pairs.card.zoom": 1, "synthesize_pairs.card.resamples": 2,
+    "train_downstream.pairs": 1, "train_downstream.test_pairs": 1, "train_downstream.chunk": 1,
+    "evaluate_downstream.resamples": 2,
     "generate.pairs": 1, "generate.joint": 0, "generate.chunk": 1, "generate.side.pairs": 1, "generate.side.masks": 1,
     "evaluate.settings.resamples": 2, "evaluate.settings.quality.resamples": 2, "evaluate.sheet_columns": 1,
     "evaluate.sheet_zoom": 1, "record_tables.figures.prompts": 1, "record_tables.figures.cases": 1,
@@ -73,6 +76,7 @@ def _uses(sections: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str], lis
         "generate.sampler_of_model ({} changes nothing)",
     )
     yield "evaluate.models", evaluate.models, list(generate.models), "generate.models"
+    yield from _downstream_uses(sections, trained, prepared)
     for key in ("chest", "pathology", "ood"):
         name = getattr(sections["record_tables"], key)
         if name is not None:
@@ -81,3 +85,33 @@ def _uses(sections: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str], lis
     shown = [name for name in (record.chest, record.pathology) if name is not None]
     for goal in record.mission or ():
         yield "record_tables.mission", goal.datasets, shown, "record_tables.chest and record_tables.pathology"
+
+
+def _downstream_uses(
+    sections: Mapping[str, Any], trained: list[str], prepared: list[str]
+) -> Iterator[tuple[str, Iterable[str], list[str], str]]:
+    """As `_uses`, of the synthetic pairs and of what is trained on them."""
+    if not {"synthesize_pairs", "train_downstream"} <= set(sections):
+        return
+    synthesis, study = sections["synthesize_pairs"], sections["train_downstream"]
+    yield (
+        "synthesize_pairs.generators",
+        synthesis.generators,
+        trained,
+        "train_medim.variants and train_baseline.methods",
+    )
+    changed = list(sections["generate"].sampler_of_model)
+    yield "synthesize_pairs.generators", synthesis.generators, changed, "generate.sampler_of_model"
+    yield "synthesize_pairs.prompts", synthesis.prompts, prepared, "prepare_data.datasets"
+    methods = list(sections["train_baseline"].methods)
+    yield "train_downstream.methods", study.methods, methods, "train_baseline.methods"
+    yield (
+        "train_downstream.methods",
+        study.methods,
+        list(study.changes),
+        "train_downstream.changes ({} changes nothing)",
+    )
+    yield "train_downstream.arms", study.arms, list(study.mixes), "train_downstream.mixes"
+    yield "train_downstream.datasets", study.datasets, list(synthesis.prompts), "synthesize_pairs.prompts"
+    needed = dict.fromkeys(name for arm in study.arms if arm in study.mixes for name in study.mixes[arm].generators)
+    yield "train_downstream.mixes", needed, list(synthesis.generators), "synthesize_pairs.generators"

@@ -372,6 +372,6 @@ def test_every_setting_is_read(stage):
     fields = fields_within("Section", known, aliases_of("medim"))
     assert fields, f"stages/{stage}.py defines no Section"
     # The lists of instances are read by dvc.yaml's matrices; test_dvc_yaml.py holds that they are.
-    lists = {("Section", name) for name in ("models", "methods", "variants")}
+    lists = {("Section", name) for name in ("models", "methods", "variants", "generators", "arms")}
     unread = sorted(f"{kind}.{field}" for kind, field in fields - lists if not is_read(field))
     assert not unread, f"params.yaml:{stage} holds settings that no code reads"

@@ -146,6 +146,9 @@ def test_what_answers_is_trained_and_what_is_evaluated_has_answered(profile):
     trained = [*params["train_medim"]["variants"], *params["train_baseline"]["methods"]]
     assert sorted(params["generate"]["models"]) == sorted(trained)
     assert sorted(params["evaluate"]["models"]) == sorted(params["generate"]["models"])
+    downstream = params["train_downstream"]
+    assert set(downstream["methods"]) <= set(params["train_baseline"]["methods"])
+    assert set(params["synthesize_pairs"]["generators"]) <= set(trained)
 
 
 @per_profile
@@ -161,6 +164,8 @@ def test_datasets_are_prepared_before_they_are_used(profile):
         "train_medim": params["train_medim"]["datasets"],
         "train_baseline": params["train_baseline"]["datasets"],
         "generate": params["generate"]["datasets"],
+        "synthesize_pairs": list(params["synthesize_pairs"]["prompts"]),
+        "train_downstream": params["train_downstream"]["datasets"],
         "evaluate": [*params["evaluate"]["datasets"], *params["evaluate"]["datasets"].values()],
     }
     missing = {stage: set(datasets) - set(sizes) for stage, datasets in used.items() if set(datasets) - set(sizes)}
@@ -284,9 +289,9 @@ def test_the_hashed_code_holds_what_is_loaded_by_name(profile):
 
     sources = Sources(ROOT)
     for instance, _, items in all_instances(PARAMS[profile]):
-        if instance.stage not in ("generate", "train_baseline"):
+        if instance.stage not in ("generate", "train_baseline", "train_downstream", "synthesize_pairs"):
             continue
-        (item,) = items.values()
+        item = next(iter(items.values()))
         needed = {f"medim/baselines/{item}.py"} if item in METHODS else {"medim/questions.py", "medim/model.py"}
         files = {path.as_posix() for path in closure(f"stages.{instance.stage}", sources, items.values())}
         assert needed <= files, f"an edit of {sorted(needed - files)} would not rerun {instance.name}"

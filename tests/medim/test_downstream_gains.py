@@ -5,14 +5,14 @@ import pytest
 from certain_reader import certain_reader
 
 from medim.data.splits import drawn_pairs
-from medim.downstream_gains import compared_models, gain_page, matched_seeds
+from medim.downstream_gains import compared_models, downstream_page, matched_seeds
 from medim.evaluation import Evaluation, EvaluationSettings, Reference, as_json
 from medim.generation import read_generated
 from medim.metrics.image_quality import QualitySettings
 from medim.metrics.java import Meteor
 from medim.pairs import TableWriter, write_pairs
 from medim.systems import GENERATED_SCHEMA, Sample
-from medim.table_cells import build_table, read_gains
+from medim.table_cells import build_table, read_gains, read_metrics
 from medim.table_render import render_html, render_markdown
 from medim.tables import get_table, phantom_world
 
@@ -42,7 +42,7 @@ def study(tmp_path_factory):
         metrics = {
             m: {"model": m, "rows": {"R2Gen": as_json(evaluation.row(samples))}} for m, samples in answers.items()
         }
-        page = gain_page(folder, {CHEST: reference}, MODELS, meteor, 0, 200)
+        page = downstream_page(folder, {CHEST: reference}, MODELS, evaluation, 200)
     return metrics, page
 
 
@@ -100,6 +100,13 @@ def test_only_seeds_of_both_are_compared():
 
 
 def test_where_nothing_was_compared_there_are_no_intervals(tmp_path):
-    assert read_gains(tmp_path) == {}
-    (tmp_path / "gains.json").write_text('{"gains": {"a over b": {}}}')
+    assert read_gains(tmp_path) == {} and read_metrics(tmp_path, []) == {}
+    (tmp_path / "downstream.json").write_text('{"models": {"r2gen_real": {"rows": {}}}, "gains": {"a over b": {}}}')
     assert read_gains(tmp_path) == {"a over b": {}}
+    assert read_metrics(tmp_path, []) == {"r2gen_real": {"rows": {}}}
+
+
+def test_the_page_holds_what_evaluate_says_of_each_model(study):
+    metrics, page = study
+    assert {name: page["models"][name] for name in metrics} == metrics
+    assert set(page["models"]) == set(MODELS)
