@@ -2,17 +2,15 @@ import pytest
 import tiny_language_writers as tiny
 import torch
 from safetensors.torch import load_file
+from tiny_method_settings import BLIP as SETTINGS
+from tiny_method_settings import BLIP_NETWORK as NETWORK
+from tiny_method_settings import BLIP_TEXT as TEXT
 
 from medim.baselines import get_method
 from medim.baselines.blip import BlipNetwork, BlipWriter, blip_config
 from medim.baselines.method_settings import read_settings
 from medim.system_loading import load_system
 
-TEXT = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "max_position_embeddings": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
-NETWORK = {"vision": tiny.VISION, "text": TEXT, "label_smoothing": 0.1, "beams": 3}
-SETTINGS = {"words": tiny.WORDS, "network": NETWORK, "start": None, "val_pairs": 3, "pretraining": None,
-            "optim": tiny.OPTIM}  # fmt: skip
 PUBLISHED = BlipNetwork(  # models/blip.py, configs/med_config.json
     {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
      "image_size": 384, "patch_size": 16, "layer_norm_eps": 1e-6},

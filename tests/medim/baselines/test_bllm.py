@@ -6,6 +6,9 @@ import pytest
 import tiny_language_writers as tiny
 import torch
 from safetensors.torch import save_file
+from tiny_method_settings import BLLM as SETTINGS
+from tiny_method_settings import BLLM_NETWORK as NETWORK
+from tiny_method_settings import BOOTSTRAPPING
 
 from medim.baselines import get_method
 from medim.baselines.bllm import BllmNetwork, BllmSettings, BllmWriter, build_bllm
@@ -16,20 +19,6 @@ from medim.baselines.report_writer import save_writer
 from medim.system_loading import load_system
 from medim.training import Interrupted
 
-QFORMER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
-           "initializer_range": 0.15, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
-NETWORK = {
-    "vision": tiny.VISION, "qformer": QFORMER, "queries": 4, "language": tiny.LANGUAGE, "lora": None,
-    "coarse_prompt": "<ImageHere>:", "refine_prompt": "<ImageHere>?<ReportHere>:",
-    "coarse": tiny.NUCLEUS, "answer": tiny.GREEDY,
-}  # fmt: skip
-BOOTSTRAPPING = {"align_steps": 60, "every": 2, "pairs": 4, "references": 1, "margin": 1.0, "coarse_weight": 0.5,
-                 "triplet_weight": 0.05, "refinement_weight": 1.0}  # fmt: skip
-SETTINGS = {
-    "words": tiny.WORDS, "network": NETWORK, "start": {"blip2": None, "language": None}, "frozen": [],
-    "bootstrapping": BOOTSTRAPPING, "val_pairs": 3, "pretraining": None,
-    "optim": {**tiny.OPTIM, "steps": 100, "lr": 1e-2},
-}  # fmt: skip
 BANK = ReportBank({name: [one.full_text for one in pairs] for name, pairs in tiny.PAIRS.items()})
 LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["*.q_proj", "*.v_proj"]}
 

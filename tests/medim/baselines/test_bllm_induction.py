@@ -40,7 +40,7 @@ def test_one_domain_is_not_enough():
 
 def test_texts_are_read_from_the_pairs(tmp_path):
     files = tiny.inputs(tmp_path, {}).pairs
-    bank = ReportBank.of_files({name: splits["train"] for name, splits in files.items()})
+    bank = ReportBank.of_files({name: files[name]["train"] for name in tiny.PAIRS})
     assert sorted(text for texts in bank.texts.values() for text in texts) == sorted(tiny.TEXTS)
 
 

@@ -4,6 +4,8 @@ import signal
 import pytest
 import tiny_language_writers as tiny
 import torch
+from tiny_method_settings import LLAVA_RAD as SETTINGS
+from tiny_method_settings import LLAVA_RAD_NETWORK as NETWORK
 
 from medim.baselines import get_method
 from medim.baselines.llava_rad import LlavaRadNetwork, LlavaRadSettings, LlavaRadWriter, build_llava_rad
@@ -13,13 +15,6 @@ from medim.baselines.picture_encoders import CLIP_MEAN, CLIP_STD
 from medim.system_loading import load_system
 from medim.training import Interrupted
 
-NETWORK = {"vision": tiny.VISION, "language": tiny.LANGUAGE, "prompt": "USER: <image> ASSISTANT:", "lora": None,
-           "decoding": tiny.GREEDY}  # fmt: skip
-SETTINGS = {
-    "words": tiny.WORDS, "network": NETWORK, "start": {"vision": None, "language": None, "release": None},
-    "frozen": [], "projector_steps": 3, "val_pairs": 3, "pretraining": None,
-    "optim": {**tiny.OPTIM, "steps": 80, "lr": 1e-2},
-}  # fmt: skip
 LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["*_proj"]}
 PUBLISHED = LlavaRadNetwork(
     {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,

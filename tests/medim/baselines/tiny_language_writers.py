@@ -1,4 +1,4 @@
-"""Six pairs of two domains, tokenizers of the published kinds, and settings of report writers with few parameters."""
+"""Six pairs of two domains, three captioned pictures, tokenizers of the published kinds, parts of small settings."""
 
 import json
 from pathlib import Path
@@ -16,6 +16,7 @@ REPORTS = {
     "cxr": ("chest x-ray", ["Normal.", "Fluid, 2.5 cm.", "A nodule."]),
     "path": ("pathology", ["Glands.", "Mitoses.", "Tumour cells."]),
 }
+CAPTIONS = {"drawings": ("drawing", ["A disc.", "Two discs.", "A wave, 7 px."])}  # what is pretrained on
 OPTIM = {
     "steps": 60, "batch_size": 4, "accumulate": 1, "lr": 7e-3, "warmup": 5, "restarts": 1, "weight_decay": 0.0,
     "beta1": 0.9, "beta2": 0.99, "clip": 1.0, "ema": 0.0, "precision": "fp32", "checkpoint_every": 1000,
@@ -33,15 +34,16 @@ NUCLEUS = {"method": "nucleus", "beams": 1, "top_p": 0.9, "temperature": 1.0}
 
 def pair(dataset: str, number: int) -> Pair:
     """Each with a shade and a bright corner of its own, the corner in a colour of its domain."""
-    prompt, reports = REPORTS[dataset]
+    prompt, reports = (REPORTS | CAPTIONS)[dataset]
     pixels = np.full((SIZE, SIZE, 3), 20 + 80 * number, np.uint8)
     row, column = divmod(number, 2)
-    pixels[row * 8 : row * 8 + 8, column * 8 : column * 8 + 8, sorted(REPORTS).index(dataset)] = 250
+    pixels[row * 8 : row * 8 + 8, column * 8 : column * 8 + 8, [*sorted(REPORTS), *CAPTIONS].index(dataset)] = 250
     name = f"{dataset}-{number}"
     return Pair(name, name, name, dataset, "", encode_png(pixels), prompt, reports[number])
 
 
 PAIRS = {name: [pair(name, number) for number in range(3)] for name in REPORTS}
+DRAWINGS = [pair("drawings", number) for number in range(3)]
 ALL = [one for pairs in PAIRS.values() for one in pairs]
 TEXTS = [one.full_text for one in ALL]
 
@@ -55,9 +57,9 @@ def words(**changes):
 
 
 def inputs(folder: Path, settings, on_log=lambda *_: None, number=3, **more) -> TrainInputs:
-    """The first `number` pairs of each domain, to be trained on and validated with."""
+    """The first `number` pairs of each domain, to be trained on and validated with, and as many drawings beside."""
     files = {}
-    for name, pairs in PAIRS.items():
+    for name, pairs in (PAIRS | {"drawings": DRAWINGS}).items():
         path = folder / f"{name}.parquet"
         if not path.is_file():
             write_pairs(path, pairs[:number])
