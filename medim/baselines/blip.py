@@ -33,11 +33,12 @@ from transformers import BlipConfig, BlipForConditionalGeneration, BlipTextConfi
 from medim.baselines.base import Method, Trained, TrainInputs
 from medim.baselines.method_settings import read_settings
 from medim.baselines.picture_encoders import to_tower, tower_config
-from medim.baselines.pretraining import Pretraining, check_one_start
+from medim.baselines.pretraining import WriterPretraining, check_one_start
 from medim.baselines.published_blip import load_released_blip
 from medim.baselines.published_words import PublishedWords, WordSettings
-from medim.baselines.report_writer import ReportWriter, WriterRecipe, WriterSystem, load_writer, train_writer
+from medim.baselines.report_writer import ReportWriter, WriterSystem, load_writer
 from medim.baselines.writer_prior import Prior
+from medim.baselines.writer_training import WriterRecipe, train_writer
 from medim.training import Optimisation
 
 PLACE = "params.yaml:train_baseline.settings.blip"
@@ -62,7 +63,7 @@ class BlipSettings:
     network: BlipNetwork
     start: str | None  # released model_base*.pth
     val_pairs: int  # a dataset
-    pretraining: Pretraining | None  # a first training, of which words and all weights are kept
+    pretraining: WriterPretraining | None  # a first training, of which words and all weights are kept
     optim: Optimisation
 
     def __post_init__(self) -> None:
@@ -97,6 +98,20 @@ class BlipWriter(ReportWriter):
 
     def _pixels(self, images: Tensor) -> Tensor:
         return to_tower(images, self.network.config.vision_config)
+
+    def patches(self, images: Tensor) -> Tensor:
+        """See `ReportWriter`; without the class token."""
+        found: Tensor = self.network.vision_model(pixel_values=self._pixels(images)).last_hidden_state
+        return found[:, 1:]
+
+    @property
+    def token_kinds(self) -> int:
+        """See `ReportWriter`."""
+        return self.words.size
+
+    def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """See `ReportWriter`."""
+        return self.words.batch(texts, whole=True)
 
     def _batch(self, images: Tensor, texts: Sequence[str], whole: bool) -> dict[str, Tensor]:
         ids, mask = (part.to(images.device) for part in self.words.batch(texts, whole))

@@ -38,13 +38,14 @@ from medim.baselines.bllm_induction import Bootstrapping, ReportBank, induction_
 from medim.baselines.lora import LoraSettings, merge_lora
 from medim.baselines.method_settings import read_settings
 from medim.baselines.picture_encoders import FIRST_STD, to_tower, tower_config
-from medim.baselines.pretraining import Pretraining, check_one_start
+from medim.baselines.pretraining import WriterPretraining, check_one_start
 from medim.baselines.prompted_decoder import Decoding, PromptedDecoder
 from medim.baselines.prompted_writer import LANGUAGE, PromptedWriter, existing, llama_config, split_template
 from medim.baselines.published_words import PublishedWords, WordSettings
-from medim.baselines.report_writer import WriterRecipe, WriterSystem, load_writer, train_writer
+from medim.baselines.report_writer import WriterSystem, load_writer
 from medim.baselines.weight_files import fill, read_weights, under
 from medim.baselines.writer_prior import Prior
+from medim.baselines.writer_training import WriterRecipe, train_writer
 from medim.training import Optimisation, step_seed
 
 PLACE = "params.yaml:train_baseline.settings.bllm"
@@ -84,7 +85,7 @@ class BllmSettings:
     frozen: tuple[str, ...]  # vision, qformer, language; published: vision, qformer
     bootstrapping: Bootstrapping
     val_pairs: int  # a dataset
-    pretraining: Pretraining | None  # a first training by stage 1's loss; its words and all weights are kept
+    pretraining: WriterPretraining | None  # a first training by stage 1's loss; its words and all weights are kept
     optim: Optimisation
 
     def __post_init__(self) -> None:
@@ -144,6 +145,12 @@ class BllmWriter(PromptedWriter):
         """See `PromptedWriter`."""
         causal, words = self.network.language_model, self.words
         return PromptedDecoder(causal.model, causal.lm_head, causal, words.end, words.padding, words.max_tokens)
+
+    def patches(self, images: Tensor) -> Tensor:
+        """See `ReportWriter`; without the class token."""
+        pixels = to_tower(images, self.network.config.vision_config)
+        found: Tensor = self.network.vision_model(pixel_values=pixels).last_hidden_state
+        return found[:, 1:]
 
     def pictures(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, Q, D): what the language model sees of each picture."""

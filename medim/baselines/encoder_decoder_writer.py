@@ -21,12 +21,13 @@ from torch.nn.functional import cross_entropy
 from medim.baselines.base import Trained, TrainInputs
 from medim.baselines.beam_search import beam_search
 from medim.baselines.method_settings import read_settings
-from medim.baselines.pretraining import Pretraining, check_one_start
+from medim.baselines.pretraining import WriterPretraining, check_one_start
 from medim.baselines.report_decoder import EncoderDecoder
 from medim.baselines.report_words import EDGE, ReportWords, WordSettings, check_lengths
-from medim.baselines.report_writer import ReportWriter, WriterRecipe, WriterSystem, load_writer, train_writer
+from medim.baselines.report_writer import ReportWriter, WriterSystem, load_writer
 from medim.baselines.visual_extractor import ExtractorSettings, VisualExtractor, load_extractor
 from medim.baselines.writer_prior import Prior
+from medim.baselines.writer_training import WriterRecipe, train_writer
 from medim.training import Optimisation
 
 MakeNetwork = Callable[[int, int], EncoderDecoder]  # (features of a patch, word ids) -> network
@@ -43,7 +44,9 @@ class EncoderDecoderSettings:
     beams: int  # of the beam search; published: 3
     val_pairs: int  # validation pairs a dataset at most
     start: str | None  # Hugging Face folder of a released ResNet (published: ResNet-101 of ImageNet)
-    pretraining: Pretraining | None  # a first training, of which the extractor's weights are kept, as of an ImageNet's
+    pretraining: (
+        WriterPretraining | None
+    )  # a first training, of which the extractor's weights are kept, as of an ImageNet's
     optim: Optimisation
 
     def __post_init__(self) -> None:
@@ -87,6 +90,21 @@ class EncoderDecoderWriter(ReportWriter):
         logits, _ = self.network(ids[:, :-1], self.network.start(self.extractor(images)))
         nats = cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none")
         return (nats * learned).sum(), learned.sum()
+
+    def patches(self, images: Tensor) -> Tensor:
+        """See `ReportWriter`."""
+        values: Tensor = self.extractor(images).values
+        return values
+
+    @property
+    def token_kinds(self) -> int:
+        """See `ReportWriter`."""
+        return self.words.num_ids
+
+    def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """See `ReportWriter`; without the begin."""
+        ids, there = self.words.batch(texts, None)
+        return ids[:, 1:], there
 
     def loss(self, images: Tensor, texts: Sequence[str], generator: torch.Generator) -> Tensor:
         """See `ReportWriter`; dropout is drawn from torch's seeded default."""

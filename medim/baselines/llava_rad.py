@@ -33,14 +33,15 @@ from medim.baselines.base import Method, Trained, TrainInputs
 from medim.baselines.lora import LoraSettings, merge_lora
 from medim.baselines.method_settings import read_settings
 from medim.baselines.picture_encoders import to_tower, tower_config
-from medim.baselines.pretraining import Pretraining, check_one_start
+from medim.baselines.pretraining import WriterPretraining, check_one_start
 from medim.baselines.prompted_decoder import Decoding, PromptedDecoder
 from medim.baselines.prompted_writer import LANGUAGE, PromptedWriter, existing, llama_config, split_template
 from medim.baselines.published_llava_rad import language_state, read_release, vision_state
 from medim.baselines.published_words import PublishedWords, WordSettings
-from medim.baselines.report_writer import WriterRecipe, WriterSystem, load_writer, train_writer
+from medim.baselines.report_writer import WriterSystem, load_writer
 from medim.baselines.weight_files import fill, read_weights, under
 from medim.baselines.writer_prior import Prior
+from medim.baselines.writer_training import WriterRecipe, train_writer
 from medim.training import Optimisation
 
 PLACE = "params.yaml:train_baseline.settings.llava_rad"
@@ -79,7 +80,9 @@ class LlavaRadSettings:
     frozen: tuple[str, ...]  # vision, language; published: vision
     projector_steps: int  # stage 1
     val_pairs: int  # a dataset
-    pretraining: Pretraining | None  # a first training of all of it, with the prompt; its words and weights are kept
+    pretraining: (
+        WriterPretraining | None
+    )  # a first training of all of it, with the prompt; its words and weights are kept
     optim: Optimisation
 
     def __post_init__(self) -> None:
@@ -132,6 +135,13 @@ class LlavaRadWriter(PromptedWriter):
         return PromptedDecoder(
             network.model.language_model, network.lm_head, network, words.end, words.padding, words.max_tokens
         )
+
+    def patches(self, images: Tensor) -> Tensor:
+        """See `ReportWriter`; those that the projector is given."""
+        pixels = to_tower(images, self.network.config.vision_config)
+        found = self.network.model.vision_tower(pixel_values=pixels, output_hidden_states=True)
+        seen: Tensor = found.hidden_states[FEATURE_LAYER]
+        return seen[:, 1:]
 
     def pictures(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, P, D): what the language model sees of each patch."""

@@ -17,6 +17,36 @@ PREFIX = "pretraining/"  # of its curves
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """Sizes of what pictures are compared with in a contrastive pretraining; the values stand in params.yaml."""
+
+    width: int  # channels of the text side, and of what is seen at a patch
+    blocks: int  # residual convolutions over the tokens
+    summary: int  # numbers of the space where pictures and texts are compared
+
+    def __post_init__(self) -> None:
+        """Check the sizes.
+
+        Raises:
+            ValueError: names one that is not positive.
+        """
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"contrast.{name} must be at least 1, got {value} (params.yaml:train_baseline)")
+
+
+@dataclass(frozen=True)
+class WriterPretraining:
+    """The first training of a report writer."""
+
+    datasets: tuple[str, ...]  # of data/pairs; equal numbers in a batch
+    contrast: (
+        Contrast | None
+    )  # the picture encoder learns which text is whose; null: all learns by the writer's own loss
+    optim: Optimisation
+
+
+@dataclass(frozen=True)
 class Pretraining:
     """First steps on other pairs."""
 

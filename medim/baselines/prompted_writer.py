@@ -78,6 +78,15 @@ class PromptedWriter(ReportWriter):
             for row in filled
         ]  # fmt: skip
 
+    @property
+    def token_kinds(self) -> int:
+        """See `ReportWriter`."""
+        return self.words.size
+
+    def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """See `ReportWriter`."""
+        return self.words.batch(texts, whole=True)
+
     def nats(self, images: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """See `ReportWriter`."""
         found = self.decoder.nats(self.prompts(images), self.words.encode(texts, whole=True))

@@ -49,7 +49,7 @@ def test_every_profile_is_right(profile, tmp_path, monkeypatch):
          "datasets: [phantom_cxr, side, phantom_cxr_ood]\n  tasks", r"a dataset cannot be called 'side'"),
         ("lr: 1e-3", "lr: .nan", r"lr must lie in .*, got nan"),
         ("precision: auto               # auto", "precision: fp16  # auto", r"precision must be one of auto, bf16"),
-        ("generators: [unidisc, medim]", "generators: [unidisc, medimm]", r"synthesize_pairs.generators: 'medimm' is not"),
+        ("generators: [unidisc, medim]", "generators: [unidisc, medimm]", r"generators: 'medimm' is not"),
         ("arms: [real, ", "arms: [reel, ", r"train_downstream.arms: 'reel' is not in train_downstream.mixes .*'real'"),
         ("ema: 0.999", "ema: 1.0", r"train_medim.optim: ema must lie in \[0, 1\), got 1.0"),
     ],

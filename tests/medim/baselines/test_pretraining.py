@@ -22,7 +22,11 @@ from medim.baselines.report_words import ReportWords
 from medim.baselines.writer_prior import read_prior
 from medim.system_loading import load_system
 
-FIRST = {"datasets": ["drawings"], "optim": {**tiny.OPTIM, "steps": 3, "lr": 1e-2, "batch_size": 3, "log_every": 1}}
+FIRST = {
+    "datasets": ["drawings"],
+    "contrast": None,
+    "optim": {**tiny.OPTIM, "steps": 3, "lr": 1e-2, "batch_size": 3, "log_every": 1},
+}
 STANDING = {**tiny.OPTIM, "steps": 2, "lr": 1e-12, "warmup": 0}  # what is trained so stays where it began
 WHOLE = {
     "blip": {**BLIP, "optim": STANDING},
@@ -110,7 +114,9 @@ def test_a_killed_training_ends_with_the_same_bytes_in_either_phase(tmp_path):
     def given(name, on_log=lambda *_: None):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        more, _ = word_inputs(folder, R2GEN, optim=optim, pretraining={"datasets": ["drawings"], "optim": optim})
+        more, _ = word_inputs(
+            folder, R2GEN, optim=optim, pretraining={"datasets": ["drawings"], "contrast": None, "optim": optim}
+        )
         return replace(more, pairs={**more.pairs, "drawings": tiny.inputs(folder, {}).pairs["drawings"]}, on_log=on_log)
 
     def files(name):

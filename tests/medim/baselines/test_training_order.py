@@ -7,7 +7,8 @@ import pytest
 import tiny_writer as tiny
 
 from medim.baselines.base import TrainingOrder, TrainInputs
-from medim.baselines.report_writer import WriterData, balanced_writer_batches, ordered_writer_batches
+from medim.baselines.report_writer import WriterData
+from medim.baselines.writer_training import balanced_writer_batches, ordered_writer_batches
 from medim.pairs import Pair, encode_png, write_pairs
 
 OPTIM = replace(tiny.OPTIM, steps=10, batch_size=4)

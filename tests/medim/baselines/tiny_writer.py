@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medim.baselines.base import Trained, TrainInputs
-from medim.baselines.report_writer import ReportWriter, WriterRecipe, WriterSystem, load_writer, train_writer
+from medim.baselines.report_writer import ReportWriter, WriterSystem, load_writer
 from medim.baselines.writer_prior import Prior
+from medim.baselines.writer_training import WriterRecipe, train_writer
 from medim.training import Optimisation
 
 OPTIM = Optimisation(
