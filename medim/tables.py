@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from medim.data import get_domain
 from medim.data.domain import labels_of
 from medim.metrics.reader_questions import ERROR_KINDS, REAL
+from medim.metrics.report_errors import EFFECT, ERRORS, NOTICED, TASK
 
 Metrics = Mapping[str, Mapping[str, Any]]  # model -> content of metrics/<model>.json
 
@@ -53,6 +54,7 @@ HUMAN_METRICS = (
     "human agreement", "human realism", "human origin (real)",
     *(f"human error: {kind} (significant)" for kind in ERROR_KINDS), "human artefact (none)",
 )  # fmt: skip
+SCORES_OF_ONE = ("BLEU", "METEOR", "ROUGE", "CIDEr", "finding_f1")  # metrics that a single report has
 VQGAN_METRICS = (
     "psnr", "ssim", "reconstruction FID" + PHANTOM, "codebook_usage", "codebook_perplexity", "finding_f1_ratio",
     "finding_f1_ratio_worst",
@@ -222,6 +224,18 @@ def _mission(world: World) -> list[Column]:
     ]
 
 
+def _report_errors(world: World) -> list[Column]:
+    """How often each metric drops for an error, and how far; of worlds whose reports can be written anew."""
+    metrics = [m for m in (*REPORT_METRICS, *FINDING_METRICS) if m.startswith(SCORES_OF_ONE)]
+    names = [name for name in (world.chest, world.pathology) if name is not None and world.drawn]
+    return [
+        Column(f"{n}/{m}: {w}", f"{m}: {w}", (f"{n}/{TASK}/{m}: {w}",), None, "neither")
+        for n in names
+        for w in (NOTICED, EFFECT)
+        for m in metrics
+    ]
+
+
 def _trivial(leaves_out: Mapping[str, str] | None = None) -> tuple[Row, ...]:
     """The rules that every trained system must beat; the last one answers no joint question."""
     out = dict(leaves_out or {})
@@ -332,6 +346,8 @@ TABLES = (
     Table("mission", "What the pipeline is for", MISSION_ROWS, _mission, ("chest", "pathology")),
     Table("vqgan", "What the image tokenizer keeps of pictures and of each finding",
           VQGAN_ROWS, _vqgan, ("chest", "pathology")),
+    Table("report_errors", "Which metric notices which error: share of reports whose score drops (noticed), Cohen's d (effect)",
+          tuple(Row(error, (Source(TASK, error),)) for error in ERRORS), _report_errors, ("chest", "pathology")),
     Table("table1", "Chest X-ray image generation", (*IMAGE_ROWS, *_trivial()), _images("chest"), ("chest",)),
     Table("table2", "Pathology image generation", (*IMAGE_ROWS, *_trivial()), _images("pathology"), ("pathology",)),
     Table("table3", "Medical report generation", (*REPORT_ROWS, *_trivial()), _table3, ("chest", "pathology")),

@@ -22,6 +22,7 @@ LEAST = {
     "evaluate.settings.resamples": 2, "evaluate.settings.quality.resamples": 2, "evaluate.sheet_columns": 1,
     "evaluate.sheet_zoom": 1, "record_tables.figures.prompts": 1, "record_tables.figures.cases": 1,
     "record_tables.figures.columns": 1, "record_tables.figures.side": 32, "record_tables.reader_study.resamples": 2,
+    "compare_report_errors.pairs": 2, "compare_report_errors.resamples": 2,
 }  # fmt: skip
 
 
@@ -75,6 +76,8 @@ def _uses(sections: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str], lis
         "generate.sampler_of_model ({} changes nothing)",
     )
     yield "evaluate.models", evaluate.models, list(generate.models), "generate.models"
+    wrong = sections["compare_report_errors"]
+    yield "compare_report_errors.datasets", wrong.datasets, prepared, "prepare_data.datasets"
     study = sections["prepare_reader_study"]
     yield "prepare_reader_study.models", study.models, [*generate.models, REAL], "generate.models and real"
     yield "prepare_reader_study.study.datasets", study.study.datasets, prepared, "prepare_data.datasets"

@@ -49,7 +49,8 @@ def main() -> None:
     inputs.append(Path(params.reader_study.ratings))
     outputs = [world.tables(), figures]
     with stage_run("record_tables", section=params, inputs=inputs, outputs=outputs, live=False) as run:
-        metrics = read_metrics(world.root / "metrics", [*read_yaml(PARAMS)["evaluate"]["models"], "vqgan"])
+        models = [*read_yaml(PARAMS)["evaluate"]["models"], "vqgan", "report_errors"]
+        metrics = read_metrics(world.root / "metrics", models)
         gains = read_gains(world.root / "metrics")
         metrics |= (readers := reader_results(params.reader_study, world.reader_key(), run.seed)).metrics
         shown = TableWorld(load_top().profile, params.chest, params.pathology, params.ood, params.drawn)
