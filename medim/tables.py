@@ -346,7 +346,7 @@ TABLES = (
     Table("mission", "What the pipeline is for", MISSION_ROWS, _mission, ("chest", "pathology")),
     Table("vqgan", "What the image tokenizer keeps of pictures and of each finding",
           VQGAN_ROWS, _vqgan, ("chest", "pathology")),
-    Table("report_errors", "Which metric notices which error: share of reports whose score drops (noticed), Cohen's d (effect)",
+    Table("report_errors", "Which metric notices which error: share of reports that score less, and Cohen's d",
           tuple(Row(error, (Source(TASK, error),)) for error in ERRORS), _report_errors, ("chest", "pathology")),
     Table("table1", "Chest X-ray image generation", (*IMAGE_ROWS, *_trivial()), _images("chest"), ("chest",)),
     Table("table2", "Pathology image generation", (*IMAGE_ROWS, *_trivial()), _images("pathology"), ("pathology",)),
