@@ -232,22 +232,8 @@ class Evaluation:
         return scores
 
     def turned_into(self, samples: Sequence[Sample]) -> list[str]:
-        """The dataset of each free sample: by its prompt where that names one, else by what the reader takes it for.
-
-        UNKNOWN where the prompt names none and the reader was trained on none of the datasets.
-        """
-        seen = iter(self._looks_like([sample for sample in samples if self._named_by(sample) is None]))
-        return [self._named_by(sample) or next(seen) for sample in samples]
-
-    def _named_by(self, sample: Sample) -> str | None:
-        return next((name for name, start in self.prompts.items() if sample.prompt.startswith(start)), None)
-
-    def _looks_like(self, samples: Sequence[Sample]) -> list[str]:
-        if not samples:
-            return []
-        reader = next(iter(self.references.values())).reader
-        known = [name for name in self.prompts if name in reader.config.domains]
-        return domains_of(reader, _images(samples), known) if known else [UNKNOWN] * len(samples)
+        """See `free_datasets`."""
+        return free_datasets(samples, self.references, self.prompts)
 
     def joint_of(self, reference: Reference, samples: Sequence[Sample]) -> Scores:
         """Agreement of the two halves of each pair, and whether the pairs are as varied as real ones."""
@@ -267,6 +253,34 @@ class Evaluation:
             judge = PhantomJudge(grammar, reference.read_images, reference.labels)
             scores["alignment (phantom judge)"] = alignment(judge, images, reports, seed, resamples)
         return scores
+
+
+def free_datasets(
+    samples: Sequence[Sample], references: Mapping[str, Reference], prompts: Mapping[str, str]
+) -> list[str]:
+    """The dataset of each free sample: by its prompt where that names one, else by what the reader takes it for.
+
+    UNKNOWN where the prompt names none and the reader was trained on none of the datasets.
+
+    Args:
+        samples: of the task joint.
+        references: the datasets that they may have turned into.
+        prompts: see `modality_prompts`.
+    """
+    named = [next((name for name, start in prompts.items() if one.prompt.startswith(start)), None) for one in samples]
+    unnamed = [one for one, name in zip(samples, named, strict=True) if name is None]
+    seen = iter(_looks_like(unnamed, references, prompts))
+    return [name or next(seen) for name in named]
+
+
+def _looks_like(
+    samples: Sequence[Sample], references: Mapping[str, Reference], prompts: Mapping[str, str]
+) -> list[str]:
+    if not samples:
+        return []
+    reader = next(iter(references.values())).reader
+    known = [name for name in prompts if name in reader.config.domains]
+    return domains_of(reader, _images(samples), known) if known else [UNKNOWN] * len(samples)
 
 
 def _named(dataset: str, task: str, scores: Mapping[str, Estimate]) -> Scores:

@@ -114,9 +114,9 @@ def sample_pair(sample: Sample, dataset: str, match: str, model: str) -> StudyPa
 
     Args:
         sample: of the task joint, or any with picture and report.
-        dataset: what it turned into (a free sample says so only after it was read, `Evaluation.turned_into`).
+        dataset: what it turned into (a free sample says so only after it was read, `medim.evaluation.free_datasets`).
         match: see `Case`; "" for free samples.
-        model: hash of the weights that made it.
+        model: hash of what it comes from: the weights that made it, or the file of answers it stands in.
 
     Raises:
         ValueError: it lacks picture or report.
@@ -133,25 +133,42 @@ def sample_pair(sample: Sample, dataset: str, match: str, model: str) -> StudyPa
 def choose_pairs(pairs: Sequence[StudyPair], settings: StudySettings) -> list[StudyPair]:
     """As many pairs of each system, drawn without replacement; of its datasets as equal numbers as can be.
 
-    The first datasets get one more where the number does not divide. Pairs that have a match in all other systems are
+    The first datasets get one more where the number does not divide. A system that has too few pairs of one dataset
+    (a free pair turns into what it will) shows more of the others. Pairs that have a match in all other systems are
     not preferred: hand in only those where the comparison is to be matched.
 
     Raises:
-        ValueError: a system has too few pairs of a dataset.
+        ValueError: a system has too few pairs of all datasets together.
     """
     generator = np.random.default_rng([settings.seed, 0])
     each, chosen = settings.pairs // len(settings.systems), []
     for system in settings.systems:
-        for place, dataset in enumerate(settings.datasets):
-            wanted = each // len(settings.datasets) + (place < each % len(settings.datasets))
-            there = [pair for pair in pairs if pair.system == system and pair.dataset == dataset]
-            if len(there) < wanted:
-                raise ValueError(
-                    f"the study needs {wanted} pairs of {system} that show {dataset}, there are {len(there)}: "
-                    f"run `dvc repro generate` with more joint samples, or lower pairs ({settings.pairs})"
-                )
-            chosen += [there[i] for i in sorted(generator.permutation(len(there))[:wanted].tolist())]
+        there = {name: [p for p in pairs if p.system == system and p.dataset == name] for name in settings.datasets}
+        total = sum(map(len, there.values()))
+        if total < each:
+            raise ValueError(
+                f"the study needs {each} pairs of {system} that show {', '.join(there)}, there are {total}: "
+                f"run `dvc repro generate` with more joint samples, or lower pairs ({settings.pairs})"
+            )
+        wanted = shares(each, [len(found) for found in there.values()])
+        for found, number in zip(there.values(), wanted, strict=True):
+            chosen += [found[i] for i in sorted(generator.permutation(len(found))[:number].tolist())]
     return chosen
+
+
+def shares(total: int, there: Sequence[int]) -> list[int]:
+    """`total` over places that hold `there` at most, as evenly as can be; the first ones get what is over.
+
+    Raises:
+        ValueError: they hold fewer than `total` together.
+    """
+    if sum(there) < total:
+        raise ValueError(f"{total} do not fit into places of {list(there)}")
+    taken = [0] * len(there)
+    while sum(taken) < total:
+        place = min((i for i in range(len(there)) if taken[i] < there[i]), key=lambda i: (taken[i], i))
+        taken[place] += 1
+    return taken
 
 
 def build_study(pairs: Sequence[StudyPair], settings: StudySettings) -> Study:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medim.tables import Column, Metrics, Row, Source, Table, World, printed_value
+from medim.paper_numbers import printed_value
+from medim.tables import Column, Metrics, Row, Source, Table, World
 
 Gains = Mapping[str, Mapping[str, Mapping[str, Any]]]  # "<of> over <over>" -> metric key -> gain with its interval
 

@@ -10,9 +10,12 @@ import html
 import io
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from medim.tables import MEDIM, PHANTOM, TRIVIAL, get_table, paper_numbers, printed_rows
+from medim.paper_numbers import paper_numbers, printed_rows
+from medim.reader_results import reader_tables
+from medim.tables import MEDIM, PHANTOM, TRIVIAL, get_table
 
 Built = Mapping[str, Any]
 NOT_MEASURED = "not measured"
@@ -155,12 +158,21 @@ def render_all(built: Built, notes: Sequence[str] = ()) -> dict[str, str]:
     }  # fmt: skip
 
 
+def write_all(built: Built, notes: Sequence[str], folder: Path) -> None:
+    """Write a built table to a folder, in every format, under its id."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, text in render_all(built, notes).items():
+        (folder / f"{built['id']}{suffix}").write_text(text, encoding="utf-8")
+
+
 def render_markdown(built: Built, notes: Sequence[str] = ()) -> str:
     """GitHub Markdown: heading, table, notes, the paper's numbers."""
     banner, *rest = _intro(built) if built["profile"] == "tiny" else ["", *_intro(built)]
     parts = [f"# {_md(built['title'])}"] + ([f"> **{banner}**"] if banner else []) + [" ".join(rest)]
     parts += _md_goals(built)
     parts += _md_on_its_side(built) if len(column_names(built)) > WIDE else [_md_upright(built)]
+    for heading, head, body in reader_tables(built.get("readers", {})):
+        parts += [f"**{_md(heading)}**", _md_table([*map(_md, head)], [[*map(_md, row)] for row in body])]
     parts += ["\n".join(f"- {_md(line)}" for line in footnotes(built, notes))]
     paper = paper_table(built["id"])
     if paper is not None:
@@ -268,6 +280,11 @@ def _html_goals(built: Built) -> str:
     return "" if found is None else f"<h2>{GOAL_HEADING}</h2>{_html_plain(*found)}"
 
 
+def _html_readers(built: Built) -> str:
+    tables = reader_tables(built.get("readers", {}))
+    return "".join(f"<h2>{html.escape(heading)}</h2>{_html_plain(head, body)}" for heading, head, body in tables)
+
+
 def paper_table(table_id: str) -> tuple[str, list[str], list[list[str]]] | None:
     """The paper's title, columns and rows as text ('–' where it printed nothing); None where it printed no number."""
     columns, rows = printed_rows(table_id)
@@ -300,7 +317,8 @@ def render_html(built: Built, notes: Sequence[str] = ()) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{title}</title><style>{STYLE}</style></head>"
-        f"<body><h1>{title}</h1>{banner}{rows}{_html_goals(built)}{_html_measured(built)}<ul>{listed}</ul>{_html_paper(built['id'])}</body></html>\n"
+        f"<body><h1>{title}</h1>{banner}{rows}{_html_goals(built)}{_html_measured(built)}{_html_readers(built)}"
+        f"<ul>{listed}</ul>{_html_paper(built['id'])}</body></html>\n"
     )
 
 

@@ -10,19 +10,17 @@ but for STORED).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from medim.data import get_domain
 from medim.data.domain import labels_of
+from medim.metrics.reader_questions import ERROR_KINDS, REAL
+from medim.metrics.report_errors import EFFECT, ERRORS, NOTICED, TASK
 
 Metrics = Mapping[str, Mapping[str, Any]]  # model -> content of metrics/<model>.json
 
-PAPER_FILE = Path(__file__).with_name("paper_numbers.json")
 LOWER = ("FID", "KID", "reconstruction FID", "copied_from_train")  # metrics that are better when lower
 NEITHER = (  # neither high nor low is better: held against what real pairs have
     "length_ratio", "nearest_train_gap", "share", "silent_pairs", "nearest_neighbour_f1", "finding_f1_of_real",
@@ -51,6 +49,12 @@ JOINT_METRICS = (
     "finding_f1", "alignment (phantom judge)", "silent_pairs", "sentence_validity", "findings_within_30pct",
     "distinct_sets_ratio", "distinct_reports", "share",
 )  # fmt: skip
+READERS = "readers"  # stands for a model: what people said of generated pairs, see medim.reader_results
+HUMAN_METRICS = (
+    "human agreement", "human realism", "human origin (real)",
+    *(f"human error: {kind} (significant)" for kind in ERROR_KINDS), "human artefact (none)",
+)  # fmt: skip
+SCORES_OF_ONE = ("BLEU", "METEOR", "ROUGE", "CIDEr", "finding_f1")  # metrics that a single report has
 VQGAN_METRICS = (
     "psnr", "ssim", "reconstruction FID" + PHANTOM, "codebook_usage", "codebook_perplexity", "finding_f1_ratio",
     "finding_f1_ratio_worst",
@@ -139,36 +143,11 @@ class Table:
         return tuple(dict.fromkeys(source.model for row in self.rows for source in row.sources))
 
 
-@cache
-def paper_numbers() -> dict[str, Any]:
-    """Every number that the paper prints, by table."""
-    numbers: dict[str, Any] = json.loads(PAPER_FILE.read_text(encoding="utf-8"))
-    return numbers
-
-
-def printed_rows(table_id: str) -> tuple[list[str], dict[str, list[Any]]]:
-    """The paper's columns and rows of a table; empty where it printed none (the charts)."""
-    entry = paper_numbers().get(table_id, {})
-    if "rows" in entry:
-        return list(entry["columns"]), {**entry["rows"], **entry.get("seeds", {})}
-    values = entry.get("values") or {}
-    columns = list(dict.fromkeys(column for row in values.values() for column in row))
-    return columns, {name: [row.get(column) for column in columns] for name, row in values.items()}
-
-
-def printed_value(table_id: str, row: str, column: str | None) -> float | None:
-    """The printed number of a cell, or None; `+6.43%` is 6.43."""
-    columns, rows = printed_rows(table_id)
-    if column not in columns or row not in rows:
-        return None
-    value = rows[row][columns.index(column)]
-    return float(str(value).rstrip("%")) if value is not None else None
-
-
 def better_of(metric: str) -> str:
     """'lower', 'higher' or 'neither', of a metric with or without its task and the mark of a proxy."""
     name = metric.rpartition("/")[2].removesuffix(PHANTOM)
-    return "lower" if name in LOWER else "neither" if name in NEITHER else "higher"
+    wrong = name in LOWER or name.startswith("human error")
+    return "lower" if wrong else "neither" if name in NEITHER else "higher"
 
 
 def _columns(
@@ -222,7 +201,7 @@ def _table4(world: World) -> list[Column]:
 
 
 def _figure5a(world: World) -> list[Column]:
-    metrics = dict.fromkeys((*JOINT_METRICS, "FID" + PHANTOM))
+    metrics = dict.fromkeys((*JOINT_METRICS, "FID" + PHANTOM, *HUMAN_METRICS))
     return [c for name in (world.chest, world.pathology) for c in _columns([name], "joint", metrics)]
 
 
@@ -245,6 +224,18 @@ def _mission(world: World) -> list[Column]:
     ]
 
 
+def _report_errors(world: World) -> list[Column]:
+    """How often each metric drops for an error, and how far; of worlds whose reports can be written anew."""
+    metrics = [m for m in (*REPORT_METRICS, *FINDING_METRICS) if m.startswith(SCORES_OF_ONE)]
+    names = [name for name in (world.chest, world.pathology) if name is not None and world.drawn]
+    return [
+        Column(f"{n}/{m}: {w}", f"{m}: {w}", (f"{n}/{TASK}/{m}: {w}",), None, "neither")
+        for n in names
+        for w in (NOTICED, EFFECT)
+        for m in metrics
+    ]
+
+
 def _trivial(leaves_out: Mapping[str, str] | None = None) -> tuple[Row, ...]:
     """The rules that every trained system must beat; the last one answers no joint question."""
     out = dict(leaves_out or {})
@@ -254,6 +245,11 @@ def _trivial(leaves_out: Mapping[str, str] | None = None) -> tuple[Row, ...]:
         Row(TRIVIAL + name, (Source("trivial", TRIVIAL + name),), leaves_out=out | (joint if name == names[2] else {}))
         for name in names
     )
+
+
+def _rated(row: Row, system: str) -> Row:
+    """A row whose pairs readers have rated."""
+    return replace(row, sources=(*row.sources, Source(READERS, system)))
 
 
 VQGAN_ROWS = (Row("VQGAN", (Source("vqgan"),)),)
@@ -278,6 +274,14 @@ ABLATION_ROWS = (
 )  # fmt: skip
 OOD_ROWS = (
     UNIDISC, Row("MMaDA", (Source("mmada"),), "MLLM"), Row("Liquid", (Source("liquid"),), "MLLM"), MEDIM,
+)  # fmt: skip
+PAIR_ROWS = (
+    _rated(UNIDISC, "UniDisc"), _rated(MEDIM, "MeDiM"),
+    Row("real pairs", (Source(READERS, REAL),), leaves_out={
+        f"/joint/{metric}": "computed of generated pairs; real ones are only shown to readers"
+        for metric in (*JOINT_METRICS, "FID")
+    }),
+    *_trivial({"/joint/human": "readers are shown pairs of systems, not of rules"}),
 )  # fmt: skip
 EXPERT_ROWS = (
     Row("DiffInfinite", (Source("diffinfinite"),), "MED"), Row("PathLDM", (Source("pathldm"),), "MED"),
@@ -342,6 +346,8 @@ TABLES = (
     Table("mission", "What the pipeline is for", MISSION_ROWS, _mission, ("chest", "pathology")),
     Table("vqgan", "What the image tokenizer keeps of pictures and of each finding",
           VQGAN_ROWS, _vqgan, ("chest", "pathology")),
+    Table("report_errors", "Which metric notices which error: share of reports that score less, and Cohen's d",
+          tuple(Row(error, (Source(TASK, error),)) for error in ERRORS), _report_errors, ("chest", "pathology")),
     Table("table1", "Chest X-ray image generation", (*IMAGE_ROWS, *_trivial()), _images("chest"), ("chest",)),
     Table("table2", "Pathology image generation", (*IMAGE_ROWS, *_trivial()), _images("pathology"), ("pathology",)),
     Table("table3", "Medical report generation", (*REPORT_ROWS, *_trivial()), _table3, ("chest", "pathology")),
@@ -351,8 +357,7 @@ TABLES = (
     Table("table6", "Against medical expert generative models", (*EXPERT_ROWS, *_trivial()), _images("pathology"),
           ("pathology",)),
     Table("table7", "Against a medical expert VLM", (*VLM_ROWS, *_trivial()), _reports("chest"), ("chest",)),
-    Table("figure5a", "Consistency of generated pairs", (UNIDISC, MEDIM, *_trivial()), _figure5a,
-          ("chest", "pathology")),
+    Table("figure5a", "Consistency of generated pairs", PAIR_ROWS, _figure5a, ("chest", "pathology")),
     Table("figure5b", "Downstream R2Gen, chest X-ray", _downstream_rows("r2gen"), _reports("chest"), ("chest",)),
     Table("figure5c", "Downstream R2Gen, pathology", _downstream_rows("r2gen"), _reports("pathology"), ("pathology",)),
     Table("figure6a", "Downstream BLLM, chest X-ray", _downstream_rows("bllm"), _reports("chest"), ("chest",)),

@@ -9,6 +9,8 @@ from typing import Any
 from pipeline.params_file import ParamsError, nearest
 from pipeline.paths import SIDE
 
+REAL = "real"  # the test pairs, where a study of readers names models
+
 # section.key -> least value
 LEAST = {
     "train_vqgan.val_pairs": 1, "evaluate_vqgan.columns": 1, "evaluate_vqgan.zoom": 1,
@@ -22,7 +24,8 @@ LEAST = {
     "generate.pairs": 1, "generate.joint": 0, "generate.chunk": 1, "generate.side.pairs": 1, "generate.side.masks": 1,
     "evaluate.settings.resamples": 2, "evaluate.settings.quality.resamples": 2, "evaluate.sheet_columns": 1,
     "evaluate.sheet_zoom": 1, "record_tables.figures.prompts": 1, "record_tables.figures.cases": 1,
-    "record_tables.figures.columns": 1, "record_tables.figures.side": 32,
+    "record_tables.figures.columns": 1, "record_tables.figures.side": 32, "record_tables.reader_study.resamples": 2,
+    "compare_report_errors.pairs": 2, "compare_report_errors.resamples": 2,
 }  # fmt: skip
 
 
@@ -77,6 +80,11 @@ def _uses(sections: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str], lis
     )
     yield "evaluate.models", evaluate.models, list(generate.models), "generate.models"
     yield from _downstream_uses(sections, trained, prepared)
+    wrong = sections["compare_report_errors"]
+    yield "compare_report_errors.datasets", wrong.datasets, prepared, "prepare_data.datasets"
+    study = sections["prepare_reader_study"]
+    yield "prepare_reader_study.models", study.models, [*generate.models, REAL], "generate.models and real"
+    yield "prepare_reader_study.study.datasets", study.study.datasets, prepared, "prepare_data.datasets"
     for key in ("chest", "pathology", "ood"):
         name = getattr(sections["record_tables"], key)
         if name is not None:

@@ -118,6 +118,14 @@ class World:
         """One figure."""
         return self.figures() / f"{name}.png"
 
+    def reader_page(self) -> Path:
+        """The page on which people rate generated pairs; its folder is what readers are sent."""
+        return self.root / "reader_study" / "page.html"
+
+    def reader_key(self) -> Path:
+        """Which pair of that page is whose; apart, since readers must not have it."""
+        return self.root / "reader_key.json"
+
     def receipt(self) -> Path:
         """What `record_tables` leaves once MLflow shows this world: a content hash."""
         return MLFLOW / f"receipt-{self.name}.json"

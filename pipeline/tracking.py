@@ -16,7 +16,7 @@ from pipeline.stage_records import bring_back
 from pipeline.tracking_store import START_UI, URI_VARIABLE, StoreError, digest, locked_store
 from pipeline.tracking_tables import Shown, show_figures, show_table, show_trainings
 
-TABLE_ORDER = ("mission", "vqgan", *(f"table{n}" for n in range(1, 8)))
+TABLE_ORDER = ("mission", "vqgan", "report_errors", *(f"table{n}" for n in range(1, 8)))
 
 
 def sync(chosen: Sequence[World] | None = None) -> list[Shown]:

@@ -1,12 +1,13 @@
 """Stage record_tables: metrics -> the paper's tables and figures, on disk and in MLflow.   dvc repro record_tables
 
-in   metrics/*.json, generated, data/pairs, models/finding_reader
+in   metrics/*.json, generated, data/pairs, models/finding_reader, reader_key.json, the sheets that readers sent back
 out  tables/<id>.{json,md,csv,html}, figures/paper/figure{4,7,8}.png and bar charts, mlflow/receipt-<world>.json
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from medim.bar_charts import CHARTS, bar_chart
 from medim.evaluation import Reference
@@ -14,8 +15,9 @@ from medim.figures import save_png
 from medim.metrics.finding_reader import load_finding_reader
 from medim.mission import Goal, mission_rows
 from medim.paper_figures import FigureSettings, paper_figures
+from medim.reader_results import ReaderRatings, reader_results
 from medim.table_cells import build_table, read_gains, read_metrics
-from medim.table_render import render_all
+from medim.table_render import write_all
 from medim.tables import TABLES
 from medim.tables import World as TableWorld
 from pipeline.params import read_section
@@ -36,26 +38,29 @@ class Section:
     notes: tuple[str, ...]
     mission: tuple[Goal, ...] | None
     figures: FigureSettings
+    reader_study: ReaderRatings
 
 
 def main() -> None:
     """Write tables and figures, then show them in MLflow."""
     params, world = read_section("record_tables", Section), world_from_params()
     reader, figures = world.model("finding_reader"), world.figures() / "paper"
-    inputs = [world.root / "metrics", world.root / "generated", world.pairs_folder(), reader]
+    inputs = [world.root / "metrics", world.root / "generated", world.pairs_folder(), reader, world.reader_key()]
+    inputs.append(Path(params.reader_study.ratings))
     outputs = [world.tables(), figures]
     with stage_run("record_tables", section=params, inputs=inputs, outputs=outputs, live=False) as run:
-        metrics = read_metrics(world.root / "metrics", [*read_yaml(PARAMS)["evaluate"]["models"], "vqgan"])
+        models = [*read_yaml(PARAMS)["evaluate"]["models"], "vqgan", "report_errors"]
+        metrics = read_metrics(world.root / "metrics", models)
         gains = read_gains(world.root / "metrics")
+        metrics |= (readers := reader_results(params.reader_study, world.reader_key(), run.seed)).metrics
         shown = TableWorld(load_top().profile, params.chest, params.pathology, params.ood, params.drawn)
         for table in TABLES:
             built = build_table(table, metrics, shown, gains)
             if table.id == "mission":
                 built["goals"] = mission_rows(params.mission or (), built, metrics)
-            for suffix, text in render_all(built, params.notes).items():
-                path = run.work / "tables" / f"{table.id}{suffix}"
-                path.parent.mkdir(exist_ok=True)
-                path.write_text(text, encoding="utf-8")
+            if table.id == "figure5a":
+                built["readers"] = readers.details
+            write_all(built, params.notes, run.work / "tables")
             chart = bar_chart(built) if table.id in CHARTS else None
             if chart is not None:
                 save_png(chart, run.work / "figures" / f"{table.id}.png")

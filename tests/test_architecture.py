@@ -41,6 +41,7 @@ TIERS = (
     ),
     ("baselines",),
     (
+        "paper_numbers",
         "tables",
         "table_cells",
         "table_render",
@@ -50,6 +51,8 @@ TIERS = (
         "sample_sheets",
         "bar_charts",
         "reader_page",
+        "reader_preparation",
+        "reader_results",
         "synthesis_card",
         "downstream",
         "downstream_gains",

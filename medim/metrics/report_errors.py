@@ -39,6 +39,7 @@ from medim.pairs import Pair
 Floats = NDArray[np.float64]
 WORD_SEEDS = ("word_seed", "words")  # keys of a scene that its wording is drawn from
 RANDOM_REPORT, CONSTANT_SENTENCE = "random report", "constant sentence"
+TASK, NOTICED, EFFECT = "report_errors", "noticed", "effect"  # in keys of metrics/report_errors.json
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,20 @@ def error_row(error: str, metric: str, right: Floats, wrong: Floats, seed: int, 
         bootstrap_mean(wrong < right - 1e-12, seed, resamples),
         bootstrap_sums(moments, effect, seed, resamples)[0],
     )
+
+
+def error_scores(rows: Mapping[str, Sequence[ErrorRow]]) -> dict[str, dict[str, Estimate]]:
+    """Error -> `<dataset>/report_errors/<metric>: noticed` (its drops) and `: effect`, of every error there is.
+
+    Args:
+        rows: dataset -> its table, see `report_error_rows`.
+    """
+    scores: dict[str, dict[str, Estimate]] = {error: {} for error in ERRORS}
+    for dataset, table in rows.items():
+        for row in table:
+            place = f"{dataset}/{TASK}/{row.metric}"
+            scores[row.error] |= {f"{place}: {NOTICED}": row.drops, f"{place}: {EFFECT}": row.effect}
+    return scores
 
 
 def reworded(scenes: Sequence[Mapping[str, Any]], domain: Domain, seed: int) -> list[str]:
@@ -236,6 +251,7 @@ Damage = Callable[[Told, ReportGrammar, random.Random], "list[str] | None"]
 DAMAGES: dict[str, Damage] = {
     "side swapped": _swap_side, "negation flipped": _flip_negation, "finding removed": _remove, "finding added": _add,
 }  # fmt: skip
+ERRORS = (*DAMAGES, RANDOM_REPORT, CONSTANT_SENTENCE)
 
 
 def _replaced(told: Told, place: int, new: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from medim.reader_page import (
     build_study,
     choose_pairs,
     sample_pair,
+    shares,
     write_study,
 )
 from medim.systems import Sample
@@ -118,8 +119,20 @@ def test_pictures_of_two_sizes_would_unblind():
 
 
 def test_too_few_pairs_are_an_error():
-    with pytest.raises(ValueError, match="needs 25 pairs of MeDiM that show phantom_cxr, there are 20"):
+    with pytest.raises(ValueError, match="needs 50 pairs of MeDiM that show phantom_cxr, phantom_pathology, there are"):
         choose_pairs(make_pairs(20), SETTINGS)
+
+
+def test_a_system_that_has_too_few_of_one_dataset_shows_more_of_the_other():
+    few = [p for p in make_pairs(45) if not (p.dataset == "phantom_cxr" and p.system == "MeDiM")]
+    few += [p for p in make_pairs(9) if p.dataset == "phantom_cxr" and p.system == "MeDiM"]
+    chosen = choose_pairs(few, SETTINGS)
+    count = {(s, d): sum(p.system == s and p.dataset == d for p in chosen) for s in SETTINGS.systems
+             for d in SETTINGS.datasets}  # fmt: skip
+    assert list(count.values()) == [9, 41, 25, 25]
+    assert shares(7, [1, 9, 9]) == [1, 3, 3] and shares(5, [9, 9]) == [3, 2] and shares(0, [0]) == [0]
+    with pytest.raises(ValueError, match="do not fit"):
+        shares(3, [1, 1])
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,9 @@ def test_every_profile_is_right(profile, tmp_path, monkeypatch):
     [
         ("tasks: [report_to_image", "tasks: [report2image", r"generate: no task 'report2image': there are report_to_i"),
         ("models: [medim, trivial,", "models: [medimm, trivial,", r"generate.models: 'medimm' is not in train_medim.v"),
+        ("models: [medim, unidisc]", "models: [medim, unidisk]",
+         r"prepare_reader_study.models: 'unidisk' is not in generate.models and real"),
+        ("questions: [agreement,", "questions: [agreements,", r"no question 'agreements' for readers: there are agree"),
         ("chest: phantom_cxr ", "chest: nope ", r"record_tables.chest: 'nope' is not in evaluate.datasets"),
         (
             "datasets: [drawings, marks]",

@@ -76,7 +76,9 @@ def folder_profile(clone):
     merged["prepare_data"]["datasets"] = data
     merged |= {"profile": "own", "world": "own"}
     text = yaml.safe_dump(merged, sort_keys=False)
-    for section, key in (("prepare_data", "datasets"), ("evaluate", "datasets"), ("train_baseline", "settings")):
+    replaced = (("prepare_data", "datasets"), ("evaluate", "datasets"), ("train_baseline", "settings"),
+                ("prepare_reader_study", "  datasets"))  # fmt: skip
+    for section, key in replaced:
         start = text.index(f"\n{section}:")
         place = text.index(f"\n  {key}:", start)
         text = text[:place] + f"\n  {key}: !replace" + text[place + len(f"\n  {key}:") :]

@@ -6,12 +6,16 @@ import pytest
 
 from medim.data import get_domain
 from medim.data.domain import without_side
+from medim.evaluation import as_json
 from medim.metrics.java import MATCHERS, Meteor
 from medim.metrics.report_errors import (
     CONSTANT_SENTENCE,
     DAMAGES,
+    ERRORS,
     RANDOM_REPORT,
+    TASK,
     error_row,
+    error_scores,
     pair_metrics,
     report_error_rows,
     reworded,
@@ -22,6 +26,9 @@ from medim.metrics.report_errors import _joined as joined
 from medim.metrics.report_errors import _scene as scene_of
 from medim.metrics.report_errors import _told as told
 from medim.metrics.sides import exchange_sides
+from medim.table_cells import build_table
+from medim.table_render import render_all
+from medim.tables import get_table, phantom_world
 
 CHEST, SLIDES = get_domain("phantom_cxr"), get_domain("phantom_pathology")
 
@@ -189,6 +196,29 @@ def test_who_notices_what(meteor, chest):
         assert 0 <= side.right.value - side.wrong.value < 0.4 * side.right.value
         assert side.effect.value < rows[CONSTANT_SENTENCE, metric].effect.value
     assert rows["side swapped", "finding_f1"].drops.n < rows[RANDOM_REPORT, "finding_f1"].drops.n == len(chest)
+
+
+def test_the_table_holds_what_was_measured(meteor, slides):
+    """Every cell is an `ErrorRow`'s share of drops or effect; errors that a dataset cannot have are not measured."""
+    rows = report_error_rows(slides, SLIDES, meteor, 2, 20)
+    scores = error_scores({SLIDES.name: rows})
+    assert tuple(scores) == ERRORS and scores["side swapped"] == {}
+    page = {"model": TASK, "rows": {error: as_json(found) for error, found in scores.items()}}
+    built = build_table(get_table("report_errors"), {TASK: page}, phantom_world("phantom"))
+    cells = {(cell["row"], cell["column"]): cell for cell in built["cells"]}
+    measured = {place: cell["value"] for place, cell in cells.items() if cell["value"] is not None}
+    known = {}
+    for row in rows:
+        known[row.error, f"{SLIDES.name}/{row.metric}: noticed"] = row.drops.value
+        known[row.error, f"{SLIDES.name}/{row.metric}: effect"] = row.effect.value
+    assert {place: value for place, value in known.items() if value is not None} == measured
+    assert measured["finding removed", "phantom_pathology/finding_f1: noticed"] == 1
+    assert cells["finding removed", "phantom_pathology/finding_f1: noticed"]["n"] == next(
+        row.drops.n for row in rows if row.error == "finding removed"
+    )
+    text = render_all(built)[".md"]
+    assert "| finding\\_f1: noticed | not measured |" in text and "finding\\_f1: effect" in text
+    assert "side swapped" in text and "Cohen's d" in text
 
 
 def test_errors_are_a_function_of_the_seed(chest):
