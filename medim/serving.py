@@ -107,16 +107,16 @@ def _pair(row: Row, number: int, tasks: Sequence[str]) -> Pair:
     task = row.get("task")
     if task not in tasks:
         raise ValueError(f"{place} 'task': got {task!r}; this model answers {', '.join(tasks)}")
-    seed = row.get("seed")
+    needs, seed = GIVEN[str(task)], row.get("seed")
     if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= int(seed) <= MAX_SEED:
         raise ValueError(f"{place} 'seed': expected a whole number from 0 to 2**63 - 1, got {seed!r}")
     for column in ("prompt", "report", "image"):
         given = not _is_missing(row.get(column))
-        if column in GIVEN[task] and not given:
+        if column in needs and not given:
             raise ValueError(f"{place} {column!r}: {task} starts from it, and it is empty")
-        if given and column not in GIVEN[task]:
+        if given and column not in needs:
             raise ValueError(f"{place} {column!r}: {task} does not start from it; leave it empty")
-    texts = {column: _text(row, column, place) for column in ("prompt", "report") if column in GIVEN[task]}
+    texts = {column: _text(row, column, place) for column in ("prompt", "report") if column in needs}
     image = _picture(row["image"], f"{place} 'image'") if task == "image_to_report" else b""
     return Pair(str(number), "", "", DATASET, "", image, texts.get("prompt", ""), texts.get("report", ""))
 

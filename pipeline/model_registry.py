@@ -75,8 +75,8 @@ def _register(
         save_served(folder, config, folders, run=repro.run, model=logged.model_id)
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")
-    source = f"models:/{logged.model_id}"
-    made = client.create_model_version(name, source, run_id=repro.run, tags=tags, model_id=logged.model_id)
+    place = logged.artifact_location  # `models:/<id>` would be looked up in the store that is global to the process
+    made = client.create_model_version(name, place, run_id=repro.run, tags=tags, model_id=logged.model_id)
     return str(made.version)
 
 
