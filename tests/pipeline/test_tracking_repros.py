@@ -207,10 +207,9 @@ def the_data_are_there(mlflow, run):
 
 def the_model_answers(mlflow, client):
     uri = f"sqlite:///{Path('mlflow/mlflow.db').resolve()}"
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
     model = mlflow.pyfunc.load_model("models:/medim@tiny")
-    mlflow.set_tracking_uri(before)
+    mlflow.set_tracking_uri(None)  # which else stands in MLFLOW_TRACKING_URI for the rest of the process
     assert [one.name for one in model.metadata.signature.inputs] == list(INPUTS)
     answers = model.predict(pd.DataFrame(QUESTIONS, index=range(10, 15)))
     direct = open_generator({"medim": TINY.model("medim"), "vqgan": TINY.model("vqgan")}, SAMPLING).predict(QUESTIONS)
