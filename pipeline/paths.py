@@ -102,6 +102,10 @@ class World:
         """Curves and costs of the finished runs of one stage instance (no DVC output), see stage_records.py."""
         return self.root / "finished" / instance
 
+    def repros(self) -> Path:
+        """Folder of the finished repros (no DVC output), one JSON file each, see repro_record.py."""
+        return self.root / "repros"
+
     def tables(self) -> Path:
         """Folder of the tables: <id>.json, .md, .csv, .html."""
         return self.root / "tables"

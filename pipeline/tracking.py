@@ -11,8 +11,10 @@ import os
 import sys
 from collections.abc import Sequence
 
+from pipeline.model_registry import show_model
 from pipeline.paths import World, worlds
 from pipeline.stage_records import bring_back
+from pipeline.tracking_repros import show_repros
 from pipeline.tracking_store import START_UI, URI_VARIABLE, StoreError, digest, locked_store
 from pipeline.tracking_tables import Shown, show_figures, show_table, show_trainings
 
@@ -34,11 +36,16 @@ def sync(chosen: Sequence[World] | None = None) -> list[Shown]:
     with locked_store() as client:
         for world in worlds() if chosen is None else chosen:
             bring_back(world)
+            repro = show_repros(client, world)
+            marks = None if repro is None else repro.marks
             files = [world.table(name) for name in TABLE_ORDER]
             files += sorted(set(world.tables().glob("*.json")) - set(files))
-            shown += [show_table(client, world, path) for path in files if path.is_file()]
+            shown += [show_table(client, world, path, marks) for path in files if path.is_file()]
             others = (show_trainings(client, world), show_figures(client, world))
             shown += [one for one in others if one is not None]
+            if repro is not None:
+                model = show_model(client, world, repro)
+                shown += [repro.shown] if model is None else [repro.shown, model]
             write_receipt(world)
     return shown
 

@@ -50,6 +50,17 @@ class Point:
     step: int
 
 
+@dataclass(frozen=True)
+class DataSpec:
+    """A data set that a run used. `digest` is ours, at most 36 letters; nothing is loaded."""
+
+    name: str
+    split: str
+    path: str
+    digest: str
+    profile: dict[str, int]  # rows, bytes
+
+
 @dataclass
 class RunSpec:
     """One MLflow run as it is to be."""
@@ -62,6 +73,7 @@ class RunSpec:
     tags: dict[str, str] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)  # artifact path -> text
     files: list[tuple[Path, str]] = field(default_factory=list)  # (file, artifact folder)
+    data: list[DataSpec] = field(default_factory=list)
 
 
 def slug(title: str) -> str:
@@ -146,7 +158,9 @@ def _refuse_moved(locations: Iterable[str]) -> None:
         raise StoreError(f"{mlflow_db()} points to artifacts in {moved[0]}, not {here}; {_remedy()}")
 
 
-def shared_view(columns: Sequence[str], params: Sequence[str], rows: Sequence[str]) -> dict[str, Any]:
+def shared_view(
+    columns: Sequence[str], params: Sequence[str], rows: Sequence[str], tags: Sequence[str] = ()
+) -> dict[str, Any]:
     """The state of MLflow's page that makes it the paper's table: columns in order, as wide as their headings.
 
     Without it MLflow shows no metric at all, sorts metrics by name, cuts headings after 13 letters and draws the curves
@@ -156,8 +170,10 @@ def shared_view(columns: Sequence[str], params: Sequence[str], rows: Sequence[st
         columns: metric keys.
         params: parameters shown after them.
         rows: names of the runs, for the width of the first column.
+        tags: tags shown at the end.
     """
-    selected = [*(f"metrics.`{key}`" for key in columns), *(f"params.`{key}`" for key in params)]
+    kinds = (("metrics", columns), ("params", params), ("tags", tags))
+    selected = [f"{kind}.`{key}`" for kind, keys in kinds for key in keys]
     widths = {entry: min(WIDEST, 30 + int(LETTER * len(entry.split("`")[1]))) for entry in selected}
     name, start = "attributes.`Run Name`", "runDateAndNestInfo"
     return {
@@ -200,10 +216,14 @@ def group_runs(client: MlflowClient, experiment: str, group: str) -> list[Any]:
             return runs
 
 
-def show_runs(client: MlflowClient, experiment: str, group: str, content: str, specs: Sequence[RunSpec]) -> bool:
+def show_runs(
+    client: MlflowClient, experiment: str, group: str, content: str, specs: Sequence[RunSpec],
+    marks: Mapping[str, str] | None = None,
+) -> bool:  # fmt: skip
     """Make `specs` the current runs of a group; False where they were recorded already.
 
-    Runs with another content stay, marked as not current. Live runs and half recorded ones are deleted.
+    Runs with another content stay, marked as not current. Live runs and half recorded ones are deleted. `marks` are
+    tags of the current runs that are no part of their content.
     """
     before = group_runs(client, experiment, group)
     same = [run for run in before if run.data.tags.get("content") == content]
@@ -213,12 +233,14 @@ def show_runs(client: MlflowClient, experiment: str, group: str, content: str, s
         if not keep:
             client.delete_run(run.info.run_id)
             continue
-        wanted = "yes" if run in same else "no"
-        if run.data.tags.get("current") != wanted:
-            client.set_tag(run.info.run_id, "current", wanted)
+        wanted = {"current": "yes", **(marks or {})} if run in same else {"current": "no"}
+        for key, value in wanted.items():
+            if run.data.tags.get(key) != value:
+                client.set_tag(run.info.run_id, key, value)
     if whole:
         return False
-    created = [_create(client, experiment, spec, {"group": group, "content": content}) for spec in specs]
+    tags = {"group": group, "content": content, **(marks or {})}
+    created = [_create(client, experiment, spec, tags) for spec in specs]
     if created:
         client.set_tag(created[-1], "complete", "yes")
     return True
@@ -230,12 +252,31 @@ def _create(client: MlflowClient, experiment: str, spec: RunSpec, tags: Mapping[
     )
     identity = str(run.info.run_id)
     send(client, identity, spec.metrics, spec.params)
+    if spec.data:
+        _log_data(client, identity, spec.data)
     for place, text in spec.texts.items():
         client.log_text(identity, text, place)
     for file, folder in spec.files:
         client.log_artifact(identity, str(file), folder or None)
     client.set_terminated(identity, end_time=spec.end_time)
     return identity
+
+
+def _log_data(client: MlflowClient, run: str, data: Sequence[DataSpec]) -> None:
+    """Log data sets as inputs of a run, as MLflow's `log_input` does for files, but by our digests."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    inputs = [
+        DatasetInput(
+            Dataset(
+                one.name, one.digest, source_type="local", source=json.dumps({"uri": one.path}),
+                profile=json.dumps(one.profile),
+            ),
+            [InputTag("mlflow.data.context", one.split)],
+        )
+        for one in data
+    ]  # fmt: skip
+    client.log_inputs(run, inputs)
 
 
 def send(client: MlflowClient, run: str, points: Sequence[Point], params: Mapping[str, str]) -> None:

@@ -52,8 +52,8 @@ class Shown:
     changed: bool
 
 
-def show_table(client: MlflowClient, world: World, path: Path) -> Shown:
-    """Record one table (tables/<id>.json and its other formats).
+def show_table(client: MlflowClient, world: World, path: Path, marks: Mapping[str, str] | None = None) -> Shown:
+    """Record one table (tables/<id>.json and its other formats); `marks`: see `show_runs`.
 
     Raises:
         ValueError: two columns have the same metric key.
@@ -71,7 +71,7 @@ def show_table(client: MlflowClient, world: World, path: Path) -> Shown:
     specs[-1].texts |= {f"table{f.suffix}": f.read_text(encoding="utf-8") for f in others if f.is_file()}
     specs[-1].texts["table.json"] = path.read_text(encoding="utf-8")
     specs[-1].tags["mlflow.note.content"] = specs[-1].texts.get("table.md", table["title"])
-    return Shown(name, table["title"], link(experiment), show_runs(client, experiment, "rows", content, specs))
+    return Shown(name, table["title"], link(experiment), show_runs(client, experiment, "rows", content, specs, marks))
 
 
 def column_keys(table: Mapping[str, Any]) -> dict[str, str]:

@@ -23,8 +23,11 @@ from medim.tables import World as TableWorld
 from pipeline.params import read_section
 from pipeline.params_file import PARAMS, load_top, read_yaml
 from pipeline.paths import world_from_params
+from pipeline.repro_record import Served, record_repro
 from pipeline.stage import command, stage_run
 from pipeline.tracking import print_links, sync
+
+SERVED = Served("medim", "medim.serving:open_generator", ("medim", "vqgan"), "generate")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def main() -> None:
             save_png(page, run.work / "figures" / f"{name}.png")
         run.place(run.work / "tables", world.tables())
         run.place(run.work / "figures", figures)
+    record_repro(world, "record_tables", SERVED)
     print_links(sync([world]))
 
 
