@@ -47,15 +47,14 @@ class Section:
 def main() -> None:
     """Write tables and figures, then show them in MLflow."""
     params, world = read_section("record_tables", Section), world_from_params()
-    reader, figures = world.model("finding_reader"), world.figures() / "paper"
-    inputs = [world.root / "metrics", world.root / "generated", world.pairs_folder(), reader, world.reader_key()]
-    inputs.append(Path(params.reader_study.ratings))
-    outputs = [world.tables(), figures]
+    reader, figures, key = world.model("finding_reader"), world.figures() / "paper", world.reader_key()
+    inputs = [*map(world.root.joinpath, ("metrics", "generated")), world.pairs_folder(), reader, key]
+    inputs, outputs = [*inputs, Path(params.reader_study.ratings)], [world.tables(), figures]
     with stage_run("record_tables", section=params, inputs=inputs, outputs=outputs, live=False) as run:
         models = [*read_yaml(PARAMS)["evaluate"]["models"], "vqgan", "report_errors"]
-        metrics = read_metrics(world.root / "metrics", models)
-        gains = read_gains(world.root / "metrics")
-        metrics |= (readers := reader_results(params.reader_study, world.reader_key(), run.seed)).metrics
+        readers = reader_results(params.reader_study, key, run.seed)
+        metrics, gains = read_metrics(world.root / "metrics", models), read_gains(world.root / "metrics")
+        metrics |= readers.metrics
         shown = TableWorld(load_top().profile, params.chest, params.pathology, params.ood, params.drawn)
         for table in TABLES:
             built = build_table(table, metrics, shown, gains)
@@ -64,14 +63,11 @@ def main() -> None:
             if table.id == "figure5a":
                 built["readers"] = readers.details
             write_all(built, params.notes, run.work / "tables")
-            chart = bar_chart(built) if table.id in CHARTS else None
-            if chart is not None:
+            if table.id in CHARTS and (chart := bar_chart(built)) is not None:
                 save_png(chart, run.work / "figures" / f"{table.id}.png")
         judge = load_finding_reader(reader)
         names = [name for name in (params.chest, params.pathology) if name is not None]
-        references = {
-            name: Reference(name, world.pairs(name, "test"), world.pairs(name, "train"), judge) for name in names
-        }
+        references = {n: Reference(n, world.pairs(n, "test"), world.pairs(n, "train"), judge) for n in names}
         for name, page in paper_figures(world.root / "generated", references, params.figures).items():
             save_png(page, run.work / "figures" / f"{name}.png")
         run.place(run.work / "tables", world.tables())
