@@ -155,5 +155,5 @@ def test_the_stages_of_the_readme_are_those_of_dvc_yaml():
 
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     table = README.split("## The path")[1].split("`params.yaml` holds")[0]
-    named = {name.split("@")[0] for name in re.findall(r"`([a-z_@]+)`", table) if name.split("@")[0] in stages}
+    named = {name.split("@")[0] for name in re.findall(r"`([a-z_@-]+)`", table) if name.split("@")[0] in stages}
     assert named == set(stages)
