@@ -12,7 +12,10 @@ from flows.run_stages import Policy
 
 NAME = "paper-tables"
 PREFIXES = ("record_tables",)
-TABLES = ("mission", "vqgan", "table1", "table2", "table3", "table4", "table5", "table6", "table7", "figure5a")
+TABLES = (
+    "mission", "vqgan", "table1", "table2", "table3", "table4", "table5", "table6", "table7", "figure5a",
+    "report_errors",
+)  # fmt: skip
 
 
 @flow(name=NAME)

@@ -44,9 +44,7 @@ class EncoderDecoderSettings:
     beams: int  # of the beam search; published: 3
     val_pairs: int  # validation pairs a dataset at most
     start: str | None  # Hugging Face folder of a released ResNet (published: ResNet-101 of ImageNet)
-    pretraining: (
-        WriterPretraining | None
-    )  # a first training, of which the extractor's weights are kept, as of an ImageNet's
+    pretraining: WriterPretraining | None  # a first training; the extractor's weights are kept
     optim: Optimisation
 
     def __post_init__(self) -> None:

@@ -80,9 +80,7 @@ class LlavaRadSettings:
     frozen: tuple[str, ...]  # vision, language; published: vision
     projector_steps: int  # stage 1
     val_pairs: int  # a dataset
-    pretraining: (
-        WriterPretraining | None
-    )  # a first training of all of it, with the prompt; its words and weights are kept
+    pretraining: WriterPretraining | None  # a first training of it all; words and weights are kept
     optim: Optimisation
 
     def __post_init__(self) -> None:
