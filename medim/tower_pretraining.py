@@ -68,6 +68,27 @@ def contrastive_nats(similarities: Tensor) -> Tensor:
     return (cross_entropy(similarities, own) + cross_entropy(similarities.T, own)) / 2
 
 
+def contrast_within(whole: Tensor, datasets: int) -> tuple[Tensor, Tensor]:
+    """`contrastive_nats` of each dataset's own square of (B, B) logits, averaged; how often the own report is nearest.
+
+    Args:
+        whole: pairs of one dataset after those of another, as many of each.
+        datasets: their number.
+    """
+    size = len(whole) // datasets
+    squares = [whole[i * size : (i + 1) * size, i * size : (i + 1) * size] for i in range(datasets)]
+    right = torch.cat([square.argmax(1) == torch.arange(size, device=square.device) for square in squares])
+    return torch.stack([contrastive_nats(square) for square in squares]).mean(), right.float().mean()
+
+
+def contrast_scores(name: str, similarities: Tensor) -> dict[str, float]:
+    """Of a dataset's validation pairs: nats, the share of pictures whose own report is nearest, and chance."""
+    nats, right = contrast_within(similarities, 1)
+    return {
+        f"{name}/nats": float(nats), f"{name}/own_report_nearest": float(right), f"{name}/chance": 1 / len(similarities)
+    }  # fmt: skip
+
+
 class TowerTrainee:
     """The towers as `fit` sees them: one player."""
 
@@ -89,26 +110,19 @@ class TowerTrainee:
         words = mask_some(batch.text, self.vocab.n_text, share, generator)
         # One pass over all, so that BatchNorm sees both domains, and then squares of one dataset each
         whole = self.towers.similarities(codes, words)
-        size = len(codes) // self.datasets
-        squares = [whole[i * size : (i + 1) * size, i * size : (i + 1) * size] for i in range(self.datasets)]
-        loss = torch.stack([contrastive_nats(square) for square in squares]).mean()
-        right = torch.cat([square.argmax(1) == torch.arange(size, device=square.device) for square in squares])
-        return loss, {"own_report_nearest": right.float().mean(), "scale": self.towers.log_scale.exp()}
+        loss, right = contrast_within(whole, self.datasets)
+        return loss, {"own_report_nearest": right, "scale": self.towers.log_scale.exp()}
 
 
 @torch.no_grad()
 def validation_scores(towers: nn.Module, val: Mapping[str, Tokens], num: int) -> dict[str, float]:
-    """Per dataset, on its first `num` pairs: nats, the share of pictures whose own report is nearest, and chance."""
+    """`contrast_scores` of each dataset, on its first `num` pairs."""
     assert isinstance(towers, Towers)
     device = towers.log_scale.device
     out: dict[str, float] = {}
     for name, tokens in val.items():
         batch = tokens.batch(np.arange(min(num, len(tokens)))).to(device)
-        similarities = towers.similarities(batch.image, batch.text)
-        out[f"{name}/nats"] = float(contrastive_nats(similarities))
-        own = torch.arange(len(similarities), device=device)
-        out[f"{name}/own_report_nearest"] = float((similarities.argmax(1) == own).float().mean())
-        out[f"{name}/chance"] = 1 / len(own)
+        out |= contrast_scores(name, towers.similarities(batch.image, batch.text))
     return out
 
 

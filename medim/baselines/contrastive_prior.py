@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from medim.baselines.pretraining import Contrast
 from medim.baselines.report_writer import ReportWriter, WriterBatch
-from medim.tower_pretraining import contrastive_nats
+from medim.tower_pretraining import contrast_scores, contrast_within
 
 FIRST_SCALE, MOST_SCALE = 1 / 0.07, 100.0  # of the cosines, as in CLIP
 QUARTERS = 2  # a side; a finding counts where it is, for reports name sides and heights
@@ -71,8 +71,7 @@ class ContrastedWriter(nn.Module):
         quarters = F.adaptive_max_pool2d(grid, QUARTERS).flatten(1)
         pictures = self.picture(torch.cat([quarters, grid.mean((2, 3))], 1))
         ids, there = (part.to(images.device) for part in self.writer.tokens(texts))
-        both = (F.normalize(side.float(), dim=1) for side in (pictures, self.text(ids, there)))
-        first, second = both
+        first, second = (F.normalize(side.float(), dim=1) for side in (pictures, self.text(ids, there)))
         return first @ second.T * self.log_scale.exp().clamp(max=MOST_SCALE)
 
 
@@ -92,23 +91,14 @@ class ContrastTrainee:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Trainee`; logs how often the own text is the nearest."""
         whole = self.module.similarities(batch.images.to(self.module.log_scale.device), batch.texts)
-        size = len(whole) // self.datasets
-        squares = [whole[i * size : (i + 1) * size, i * size : (i + 1) * size] for i in range(self.datasets)]
-        own = torch.arange(size, device=whole.device)
-        right = torch.cat([square.argmax(1) == own for square in squares])
-        return torch.stack([contrastive_nats(square) for square in squares]).mean(), {
-            "own_report_nearest": right.float().mean()
-        }
+        loss, right = contrast_within(whole, self.datasets)
+        return loss, {"own_report_nearest": right}
 
 
 @torch.no_grad()
-def contrast_scores(module: ContrastedWriter, val: Mapping[str, tuple[Tensor, Sequence[str]]]) -> dict[str, float]:
-    """Per dataset, on its validation pairs: nats, the share of pictures whose own text is nearest, and chance."""
+def validation_contrast(module: ContrastedWriter, val: Mapping[str, tuple[Tensor, Sequence[str]]]) -> dict[str, float]:
+    """`contrast_scores` of each dataset, on its validation pairs."""
     out: dict[str, float] = {}
     for name, (images, texts) in val.items():
-        found = module.similarities(images.to(module.log_scale.device), texts)
-        own = torch.arange(len(found), device=found.device)
-        out[f"{name}/nats"] = float(contrastive_nats(found))
-        out[f"{name}/own_report_nearest"] = float((found.argmax(1) == own).float().mean())
-        out[f"{name}/chance"] = 1 / len(own)
+        out |= contrast_scores(name, module.similarities(images.to(module.log_scale.device), texts))
     return out

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from medim.baselines.base import Trained, TrainingOrder, TrainInputs
-from medim.baselines.contrastive_prior import ContrastedWriter, ContrastTrainee, contrast_scores
+from medim.baselines.contrastive_prior import ContrastedWriter, ContrastTrainee, validation_contrast
 from medim.baselines.pretraining import PRETRAINING, Contrast, WriterPretraining, check_one_start, log_apart, pairs_seen
 from medim.baselines.report_writer import ReportWriter, WriterBatch, WriterData, save_writer
 from medim.baselines.writer_prior import PRIOR, Prior, read_prior
@@ -175,13 +175,12 @@ def _fit_contrast(
 
     def validate(averaged: nn.Module, _step: int) -> Mapping[str, float]:
         assert isinstance(averaged, ContrastedWriter)
-        return contrast_scores(averaged, held_out)
+        return validation_contrast(averaged, held_out)
 
-    result = fit(
-        ContrastTrainee(module, len(pairs)), balanced_writer_batches(train, optim, inputs.seed), optim,
-        seed=inputs.seed, work=inputs.work, name=f"{recipe.system.rpartition('.')[2]} {inputs.work.name}",
-        on_log=inputs.on_log, validate=validate if held_out else None,
-    ).averaged  # fmt: skip
+    batches = balanced_writer_batches(train, optim, inputs.seed)
+    result = _averaged(
+        inputs, recipe, optim, ContrastTrainee(module, len(pairs)), batches, validate if held_out else None
+    )
     assert isinstance(result, ContrastedWriter)
     save_writer(result.writer, inputs.out, {"system": recipe.system, "optim": asdict(optim)})
 
@@ -214,12 +213,20 @@ def _fit_writer(
         assert isinstance(module, ReportWriter)
         return validation_nats(module, held_out, chunk)
 
-    result = fit(
-        WriterTrainee(writer.to(inputs.device).train()),
-        ordered_writer_batches(train, optim, inputs.seed, inputs.order), optim,
-        seed=inputs.seed, work=inputs.work, name=f"{recipe.system.rpartition('.')[2]} {inputs.work.name}",
-        on_log=inputs.on_log, validate=validate if held_out else None,
-    ).averaged  # fmt: skip
+    batches = ordered_writer_batches(train, optim, inputs.seed, inputs.order)
+    trainee = WriterTrainee(writer.to(inputs.device).train())
+    result = _averaged(inputs, recipe, optim, trainee, batches, validate if held_out else None)
     assert isinstance(result, ReportWriter)
     save_writer(result, inputs.out, {"system": recipe.system, "optim": asdict(optim)})
     return result
+
+
+def _averaged(
+    inputs: TrainInputs, recipe: WriterRecipe, optim: Optimisation, trainee: WriterTrainee | ContrastTrainee,
+    batches: Callable[[int, int], WriterBatch], validate: Callable[[nn.Module, int], Mapping[str, float]] | None,
+) -> nn.Module:  # fmt: skip
+    """`fit` in the work folder of one of the two trainings, named after method and folder; the averaged weights."""
+    name = f"{recipe.system.rpartition('.')[2]} {inputs.work.name}"
+    return fit(
+        trainee, batches, optim, seed=inputs.seed, work=inputs.work, name=name, on_log=inputs.on_log, validate=validate
+    ).averaged
