@@ -36,7 +36,8 @@ PACKAGES = ("medim", "pipeline", "stages")
 NAMED_BY_INSTANCE = ("medim.baselines",)
 SYSTEMS = "medim.system_loading"
 TRANSPARENT = (
-    "pipeline.params", "pipeline.params_file", "pipeline.params_names", "pipeline.paths", "pipeline.tracking_live",
+    "pipeline.params", "pipeline.params_checked", "pipeline.params_file", "pipeline.params_names", "pipeline.paths",
+    "pipeline.tracking_live",
 )  # fmt: skip
 CACHE = Path(".work/code_hash.json")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")

@@ -29,6 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pipeline.params_checked import params_key, remember_checked, was_checked
 from pipeline.params_file import PARAMS, ParamsError, Top, load_top
 from pipeline.paths import RUNS, WORK, World, code_hash_file, instance_name, work_folder
 from pipeline.resources import configure, die_with_parent
@@ -46,15 +47,19 @@ def command(main: Callable[[], None]) -> None:
     """Run a stage's main function; a wrong params.yaml or a missing file ends it with one line and exit code 1.
 
     All sections are read first, not the stage's alone: a wrong value in the last one does not wait for the trainings
-    before it. A forked process does that, so that the stage's own loads no code that its hash does not hold.
+    before it. A forked process does that, so that the stage's own loads no code that its hash does not hold; where
+    nothing that it would read has changed since it last found all right, it is not asked again.
     """
-    from pipeline.params import check_sections  # pydantic
+    key = params_key()
+    if not was_checked(key):
+        from pipeline.params import check_sections  # pydantic
 
-    check = multiprocessing.get_context("fork").Process(target=_run, args=(check_sections,))
-    check.start()
-    check.join()
-    if check.exitcode:
-        sys.exit(1)  # it has said why
+        check = multiprocessing.get_context("fork").Process(target=_run, args=(check_sections,))
+        check.start()
+        check.join()
+        if check.exitcode:
+            sys.exit(1)  # it has said why
+        remember_checked(key)
     _run(main)
 
 

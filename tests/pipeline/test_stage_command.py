@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 def checked(monkeypatch):
     """As if all sections were right."""
     monkeypatch.setattr("pipeline.params.check_sections", lambda: None)
+    monkeypatch.setattr("pipeline.stage.params_key", lambda: None)  # nothing is remembered
 
 
 @pytest.mark.usefixtures("checked")
@@ -91,3 +92,30 @@ def test_a_value_error_outside_of_params_yaml_keeps_its_traceback():
 
     with pytest.raises(ValueError, match="not a parameter"):
         command(main)
+
+
+def test_sections_are_checked_once_and_again_after_a_change(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("dvc.yaml", "params.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    monkeypatch.setattr("pipeline.params.check_sections", lambda: (tmp_path / "asked").open("a").write("x"))
+    command(lambda: None)
+    command(lambda: None)
+    assert (tmp_path / "asked").read_text() == "x"
+    with (tmp_path / "params.yaml").open("a") as file:
+        file.write("# another comment\n")
+    command(lambda: None)
+    assert (tmp_path / "asked").read_text() == "xx"
+
+
+def test_a_refused_params_yaml_is_refused_each_time(tmp_path, monkeypatch):
+    def wrong():
+        raise ParamsError("wrong")
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("dvc.yaml", "params.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    monkeypatch.setattr("pipeline.params.check_sections", wrong)
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            command(lambda: None)
