@@ -29,6 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pipeline.curve_files import write_curves
 from pipeline.params_checked import params_key, remember_checked, was_checked
 from pipeline.params_file import PARAMS, ParamsError, Top, load_top
 from pipeline.paths import RUNS, WORK, World, code_hash_file, instance_name, work_folder
@@ -129,13 +130,16 @@ class StageRun:
         self._costs |= {name: int(value) for name, value in given.items() if value is not None}
 
     def place(self, src: Path, dst: Path) -> None:
-        """Move a finished file or folder into place in one rename; what was there before is removed.
+        """Move a finished file or folder into place in one rename; what was there before is removed. A model's folder
+        gets the curves of its training first, see `pipeline.curve_files`.
 
         Raises:
             FileNotFoundError: `src` is missing.
         """
         if not src.exists():
             raise FileNotFoundError(f"{self.name}: {src} is missing and cannot become {dst}")
+        if src.is_dir() and dst.parent == self.world.model(dst.name).parent:
+            write_curves(self._log_path, src)
         dst.parent.mkdir(parents=True, exist_ok=True)
         if src.stat().st_dev != dst.parent.stat().st_dev:
             src = _copy_beside(src, dst)

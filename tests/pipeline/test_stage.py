@@ -77,6 +77,7 @@ def test_a_finished_stage_leaves_result_costs_and_curves_and_no_work(repository,
     assert 0.02 <= costs["seconds"] < 10
     assert (costs["params"], costs["seed"], costs["threads"], costs["code"]) == ({"steps": 5}, 3, 1, "hash")
     assert [(line["step"], line["loss"]) for line in lines()] == [(1, 2.0), (2, None)]
+    assert (OUT / "curves.csv").read_text() == "step,loss\n1,2.0\n2,\n"
     assert [path.name for path in Path(".work/train_medim").iterdir()] == ["tiny.train_medim@medim.lock"]
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"train_medim@medim: input -> {OUT} (world tiny, 1 threads)"
@@ -103,6 +104,8 @@ def test_a_killed_stage_goes_on_with_its_work_curves_and_seconds(repository, cap
     assert [(line["step"], line.get("loss"), line.get("val/loss")) for line in lines()] == [
         (1, 1.0, None), (2, 2.0, None), (2, None, 9.0), (3, 30.0, None), (4, 40.0, 8.0),
     ]  # fmt: skip
+    assert (OUT / "curves.csv").read_text() == "step,loss\n1,1.0\n2,2.0\n3,30.0\n4,40.0\n"
+    assert (OUT / "val_curves.csv").read_text() == "step,val/loss\n2,9.0\n4,8.0\n"
     assert json.loads(Path("runs/tiny/costs/train_medim@medim.json").read_text())["seconds"] > 0.2
 
 

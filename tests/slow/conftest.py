@@ -1,8 +1,9 @@
 """One finished run of the small graph, copied by every test that changes it; and a small graph under Prefect."""
 
 import pytest
-from small_flow import SmallFlow, wait_for
 from worlds import new_clone
+
+from benchmarks.small_flow import SmallFlow, wait_for
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ import json
 import os
 
 import pytest
-from small_flow import STAGES, SmallFlow
 
+from benchmarks.small_flow import STAGES, SmallFlow
 from flows.stages_to_run import stale_stages
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

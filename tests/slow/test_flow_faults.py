@@ -8,7 +8,8 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from small_flow import STAGES, hold, wait_for
+
+from benchmarks.small_flow import STAGES, hold, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

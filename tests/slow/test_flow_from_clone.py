@@ -4,9 +4,9 @@ import os
 import socket
 
 import pytest
-from small_flow import run_id, wait_for
 from worlds import new_clone
 
+from benchmarks.small_flow import run_id, wait_for
 from flows.deployments import deployments
 from pipeline.params_file import read_yaml
 

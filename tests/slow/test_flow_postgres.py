@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from small_flow import STAGES, SmallFlow
+
+from benchmarks.small_flow import STAGES, SmallFlow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from small_flow import command_line, hold, wait_for
+
+from benchmarks.small_flow import command_line, hold, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

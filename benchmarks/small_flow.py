@@ -1,8 +1,11 @@
 """A small real graph under the project's own flows: five stages of two seconds, with a Prefect server of its own.
 
-The folder has prefect.yaml and prefect.toml of the repository and links to flows/ and pipeline/; only dvc.yaml is its
-own. Stages do what behaviour.json says (see STAGE) and note every start and end.
+For tests and for benchmarks/orchestration.py. The folder has prefect.yaml and prefect.toml of the repository and links
+to flows/ and pipeline/; only dvc.yaml is its own. Stages do what behaviour.json says (see STAGE) and note every start
+and end.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -13,9 +16,11 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 STAGES = {"synthesize_pairs", "train_downstream@one", "train_downstream@two", "evaluate", "record_tables"}
 SECONDS = 2  # of each stage
 PATIENCE = 120  # seconds until a flow is where it is to be broken
@@ -89,7 +94,7 @@ STAGE = f"""
 class SmallFlow:
     """The folder, its server and its worker."""
 
-    def __init__(self, folder, **variables):
+    def __init__(self, folder: Path, **variables: str) -> None:
         self.folder, self.variables = folder, variables
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -108,7 +113,7 @@ class SmallFlow:
             "[core]\n    analytics = false\n    check_update = false\n    no_scm = true\n"
         )
 
-    def environment(self, **more):
+    def environment(self, **more: str) -> dict[str, str]:
         """A shell's variables, with addresses and caches of this folder alone, and a mark on every process."""
         private = ("PREFECT", "MLFLOW", "DVC_", "MEDIM_", "CUDA_")
         env = {name: value for name, value in os.environ.items() if not name.startswith(private)}
@@ -125,7 +130,7 @@ class SmallFlow:
             **more,
         }
 
-    def call(self, *command, code=0, **env):
+    def call(self, *command: str, code: int = 0, **env: str) -> str:
         """Run a command; returns what it said."""
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment(**env), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -135,49 +140,49 @@ class SmallFlow:
         assert done.returncode == code, said + self.log("worker") + self.log("server")
         return done.stdout
 
-    def log(self, name):
+    def log(self, name: str) -> str:
         """The end of a log."""
         path = self.folder / f".prefect/{name}.log"
         return f"\n--- {name}.log\n{path.read_text()[-4000:]}" if path.is_file() else ""
 
-    def start(self, *options):
+    def start(self, *options: str) -> str:
         """The documented command."""
         return self.call(sys.executable, "-m", "flows.start", *options)
 
-    def prefect(self, *words, code=0):
+    def prefect(self, *words: str, code: int = 0) -> str:
         """`prefect ...`."""
         return self.call("prefect", *words, code=code)
 
-    def run(self, *options, code=0, name="downstream-augmentation"):
+    def run(self, *options: str, code: int = 0, name: str = "downstream-augmentation") -> str:
         """`prefect deployment run NAME`; the id of the flow run."""
         return run_id(self.prefect("deployment", "run", name, *options, code=code))
 
-    def make_stale(self, **behaviour):
+    def make_stale(self, **behaviour: list[str]) -> None:
         """Every stage is to run, and does what is said, one entry a run; then it runs as usual."""
         self.step += 1
         (self.folder / "params.yaml").write_text(PARAMS.format(step=self.step))
         self.behave(**behaviour)
         (self.folder / "notes.jsonl").write_text("")
 
-    def behave(self, **behaviour):
+    def behave(self, **behaviour: list[str]) -> None:
         """What stages do next; `train_downstream_one` for train_downstream@one."""
         named = {re.sub("^(train_downstream)_", r"\1@", stage): runs for stage, runs in behaviour.items()}
         (self.folder / "behaviour.json").write_text(json.dumps(named))
 
-    def notes(self, what, stage=None):
+    def notes(self, what: str, stage: str | None = None) -> list[dict[str, Any]]:
         """Notes of one kind, in order."""
         lines = [json.loads(line) for line in (self.folder / "notes.jsonl").read_text().splitlines()]
         return [line for line in lines if line["what"] == what and stage in (None, line["stage"])]
 
-    def started(self):
+    def started(self) -> list[str]:
         """Names of the stages that ran, once for each run."""
         return sorted(note["stage"] for note in self.notes("start"))
 
-    def is_clean(self):
+    def is_clean(self) -> bool:
         """Whether DVC finds nothing stale."""
         return self.call(sys.executable, "-m", "dvc", "status").strip() == "Data and pipelines are up to date."
 
-    def processes(self):
+    def processes(self) -> set[int]:
         """Ids of all processes that this folder's commands started and that live."""
         mark, found = f"SMALL_FLOW={self.folder}\0".encode(), set()
         for path in Path("/proc").glob("[0-9]*"):
@@ -189,19 +194,19 @@ class SmallFlow:
                 continue
         return found
 
-    def client(self):
+    def client(self) -> Any:
         """Prefect's own client for this server."""
         from prefect.client.orchestration import SyncPrefectClient
 
         return SyncPrefectClient(self.url)
 
-    def state(self, run):
+    def state(self, run: str) -> tuple[str, str]:
         """(name, message) of a flow run's state."""
         with self.client() as client:
             state = client.read_flow_run(run).state
         return state.name, state.message or ""
 
-    def seconds_to_first_line(self, run):
+    def seconds_to_first_line(self, run: str) -> float:
         """Seconds from the request to the flow's own first line."""
         from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
         from prefect.client.schemas.sorting import LogSort
@@ -213,7 +218,7 @@ class SmallFlow:
         first = next(log.timestamp for log in logs if "asking DVC what is stale" in log.message)
         return (first - asked).total_seconds()
 
-    def artifacts(self, run):
+    def artifacts(self, run: str) -> dict[str, Any]:
         """Key -> data of the artifacts of a flow run."""
         from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
@@ -222,25 +227,25 @@ class SmallFlow:
             return {one.key: one.data for one in client.read_artifacts(artifact_filter=chosen, limit=50)}
 
 
-def hold(small):
+def hold(small: SmallFlow) -> tuple[str, set[int]]:
     """Start a flow, which finishes two stages and hangs in train_downstream@two; its id and the processes before it."""
     small.make_stale(train_downstream_two=["hold"])
     before = small.processes()
     run = small.run()
 
-    def hangs():
-        return small.notes("end", "train_downstream@one") and len(small.notes("child")) == 2
+    def hangs() -> bool:
+        return bool(small.notes("end", "train_downstream@one")) and len(small.notes("child")) == 2
 
     wait_for(hangs, PATIENCE, lambda: f"{run} {small.state(run)}{small.log('worker')}")
 
-    def records():
+    def records() -> bool:
         return any("train_downstream@one" in command_line(pid) for pid in small.processes() - before)
 
     wait_for(lambda: not records(), 60, "the end of DVC's process for train_downstream@one")
     return run, before
 
 
-def command_line(pid):
+def command_line(pid: int) -> str:
     """A process' command, empty where it is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
@@ -248,12 +253,14 @@ def command_line(pid):
         return ""
 
 
-def run_id(said):
+def run_id(said: str) -> str:
     """The id in what `prefect deployment run` prints."""
-    return re.search(r"UUID: ([0-9a-f-]{36})", said)[1]
+    found = re.search(r"UUID: ([0-9a-f-]{36})", said)
+    assert found, said
+    return found[1]
 
 
-def wait_for(condition, seconds, what):
+def wait_for(condition: Callable[[], Any], seconds: float, what: str | Callable[[], object]) -> Any:
     """Wait until `condition()` is true; its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):
