@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-STAGES = {"synthesize_pairs", "train_downstream@one", "train_downstream@two", "evaluate", "record_tables"}
+STAGES = {"synthesize_pairs", "train_downstream@one", "train_downstream@two", "evaluate_downstream", "record_tables"}
 SECONDS = 2  # of each stage
 PATIENCE = 120  # seconds until a flow is where it is to be broken
 
@@ -37,10 +37,10 @@ stages:
     deps: [runs/small/pairs]
     params: [threads]
     outs: ["runs/small/models/${item.model}"]
-  evaluate:
-    cmd: python stage.py evaluate runs/small/metrics/evaluate.json
+  evaluate_downstream:
+    cmd: python stage.py evaluate_downstream runs/small/metrics/downstream.json
     deps: [runs/small/models]
-    outs: [runs/small/metrics/evaluate.json]
+    outs: [runs/small/metrics/downstream.json]
   record_tables:
     cmd: python stage.py record_tables runs/small/tables
     deps: [runs/small/metrics]

@@ -2,7 +2,7 @@
 
 `LiveSender` starts a second process of low priority that reads the growing logs/<instance>.jsonl and sends new points,
 and the sheets that a training draws (figures/<name>_training*.png) when they appear or change.
-A process, not a thread: importing MLflow alone takes seconds of the interpreter and 200 MB, which would slow short
+A process, not a thread, in what the cores have left: importing MLflow alone takes seconds of the interpreter and 200 MB, which would slow short
 trainings and stand in their measured memory. Whatever goes wrong in it, the training does not notice; the final
 `pipeline.tracking sync` replaces the live run by the whole curve.
 """
@@ -221,6 +221,14 @@ def follow(
         ended = wait(pause)
 
 
+def _take_idle_time_only() -> None:
+    """Run where a core would be idle: at any weight, a training's threads would wait for the one that shares its core."""
+    if hasattr(os, "SCHED_IDLE"):  # Linux
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(19)
+
+
 def _wait_for_end(ended: threading.Event) -> None:
     """stdin ends when the stage closes it, and when the stage is no more."""
     sys.stdin.buffer.read()
@@ -233,7 +241,7 @@ def main(argv: list[str]) -> int:
 
     root, instance, delay, period = Path(argv[0]), argv[1], float(argv[2]), float(argv[3])
     die_with_parent(os.getppid())
-    os.nice(10)
+    _take_idle_time_only()
     ended = threading.Event()
     threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
     if ended.wait(delay):

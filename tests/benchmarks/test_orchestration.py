@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.orchestration import mlflow_line, noop_line, prefect_line, seconds_of
+from benchmarks.orchestration import Timeline, mlflow_line, noop_line, prefect_line, seconds_of
 
 
 def test_noop_gives_the_median_and_its_ratio_to_the_shortest_command():
@@ -10,9 +10,19 @@ def test_noop_gives_the_median_and_its_ratio_to_the_shortest_command():
     assert "35 up-to-date stages 4.00 s (of 3: 3.00 to 9.00" in said and "8.0 times as long" in said
 
 
-def test_prefects_overhead_is_per_stage_with_and_without_the_beginning():
-    said = prefect_line([20.0], [30.0], [5.0])
-    assert "(ratio 1.50)" in said and "overhead 2.00 s a stage, 1.00 s without that beginning" in said
+def notes(*times):
+    return [{"time": time} for time in times]
+
+
+def test_a_timeline_is_before_between_and_after_the_stages():
+    found = Timeline.of(100.0, notes(103.0, 106.0, 110.0), notes(105.0, 108.0, 112.0), 113.0)
+    assert found == Timeline(before=3.0, between=1.5, after=1.0)
+
+
+def test_prefects_overhead_is_what_a_flow_takes_longer_between_stages():
+    said = prefect_line([Timeline(1.0, 0.5, 1.0)], [Timeline(11.0, 1.5, 4.0)])
+    assert "overhead 1.00 s a stage" in said and "(ratio 3.0)" in said
+    assert "10.0 s more before the first stage and 3.0 s behind" in said
 
 
 def test_mlflows_cost_holds_live_curves_and_the_recording():

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.small_flow import STAGES, hold, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(900)]
 
 GONE = 10  # seconds after which nothing of a cancelled flow is left
 
@@ -54,13 +54,16 @@ def test_after_a_killed_worker_a_second_run_does_only_what_was_not_done(small):
     assert "starting the worker" in small.start()
     again = small.run("--watch")
     assert small.state(again)[0] == "Completed"
-    assert small.started() == ["evaluate", "record_tables", "train_downstream@two"] and small.is_clean()
+    assert small.started() == ["evaluate_downstream", "record_tables", "train_downstream@two"] and small.is_clean()
 
 
 def test_a_transient_failure_is_tried_again_and_a_bug_is_not(small):
     small.make_stale(train_downstream_one=["transient"], train_downstream_two=["bug"])
     run = small.run("--watch", "--param", "retry_seconds=1", code=1)
     name, message = small.state(run)
-    assert name == "Failed" and "train_downstream@two (failed), evaluate (not run), record_tables (not run)" in message
+    assert (
+        name == "Failed"
+        and "train_downstream@two (failed), evaluate_downstream (not run), record_tables (not run)" in message
+    )
     assert small.started().count("train_downstream@one") == 2 and small.started().count("train_downstream@two") == 1
     assert len(small.notes("end", "train_downstream@one")) == 1
