@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medim.metrics.gains import LEAST_BASE
 from medim.paper_numbers import printed_value
 from medim.tables import Column, Metrics, Row, Source, Table, World
 
@@ -127,7 +128,7 @@ def _stored(entry: Mapping[str, Any]) -> Measured:
 
 def _gain(of: Measured, over: Measured) -> Measured:
     """Relative gain in per cent, without an interval."""
-    if of.value is None or not over.value:
+    if of.value is None or over.value is None or over.value < LEAST_BASE:
         return of._replace(value=None, low=None, high=None)
     return Measured(100 * (of.value / over.value - 1), None, None, of.n, min(of.seeds, over.seeds), True)
 

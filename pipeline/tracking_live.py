@@ -2,9 +2,9 @@
 
 `LiveSender` starts a second process of low priority that reads the growing logs/<instance>.jsonl and sends new points,
 and the sheets that a training draws (figures/<name>_training*.png) when they appear or change.
-A process, not a thread, in what the cores have left: importing MLflow alone takes seconds of the interpreter and 200 MB, which would slow short
-trainings and stand in their measured memory. Whatever goes wrong in it, the training does not notice; the final
-`pipeline.tracking sync` replaces the live run by the whole curve.
+A process, not a thread, in what time the cores have left: importing MLflow alone takes seconds of the interpreter and
+200 MB, which would slow short trainings and stand in their measured memory. Whatever goes wrong in it, the training
+does not notice; the final `pipeline.tracking sync` replaces the live run by the whole curve.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def follow(
 
 
 def _take_idle_time_only() -> None:
-    """Run where a core would be idle: at any weight, a training's threads would wait for the one that shares its core."""
+    """Run where a core would be idle: else a training's threads would wait for the one that shares its core."""
     if hasattr(os, "SCHED_IDLE"):  # Linux
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     else:
@@ -252,4 +252,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(code)  # the stage waits for this process, and taking MLflow's modules down takes a second

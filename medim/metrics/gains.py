@@ -22,6 +22,8 @@ from medim.metrics.bootstrap import Estimate, counts, divide, draws, estimate
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], ArrayLike]
 
+LEAST_BASE = 5e-4  # a mean below it is printed as 0.000, and so many times nothing says nothing
+
 
 class SumMetrics(NamedTuple):
     """J metrics of N examples as a function of sums: `rows` (N, K), `statistic` (b, K) -> (b, J) or (b,), `names` J."""
@@ -32,7 +34,8 @@ class SumMetrics(NamedTuple):
 
 
 class Gain(NamedTuple):
-    """`relative`: 100 (of / over - 1), per cent; `absolute`: of - over; of the metric's means over seeds."""
+    """`relative`: 100 (of / over - 1), per cent, nan where over < LEAST_BASE; `absolute`: of - over; of the metric's
+    means over seeds."""
 
     relative: Estimate
     absolute: Estimate
@@ -73,7 +76,7 @@ def paired_gains(of: Sequence[SumMetrics], over: Sequence[SumMetrics], seed: int
 
 
 def _relative(of: Floats, over: Floats) -> Floats:
-    return 100 * (divide(of, over) - 1)
+    return 100 * (divide(of, np.where(over < LEAST_BASE, 0.0, over)) - 1)
 
 
 def _over_seeds(side: Sequence[SumMetrics], drawn: Floats, chosen: Floats) -> Floats:

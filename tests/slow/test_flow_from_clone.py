@@ -1,9 +1,11 @@
 """From a clean clone: the documented commands run a deployment on the whole (tiny) graph to its end."""
 
+import json
 import os
 import socket
 
 import pytest
+from mlflow import MlflowClient
 from worlds import new_clone
 
 from benchmarks.small_flow import run_id, wait_for
@@ -35,6 +37,12 @@ def test_the_documented_commands_end_completed(clone, name):
     assert "Completed" in said and run_id(said)
     assert clone.call("dvc", "status", **clone.variables).strip() == "Data and pipelines are up to date."
     assert (clone.folder / "runs/small/tables/mission.json").is_file()
+    client = MlflowClient(f"sqlite:///{clone.folder}/mlflow/mlflow.db")
+    for figure in ("figure5a", "figure5b", "figure5c", "figure6a", "figure6b"):
+        experiment = client.get_experiment_by_name(f"small/{figure}")
+        rows = [run.info.run_name for run in client.search_runs([experiment.experiment_id], "tags.current = 'yes'")]
+        table = json.loads((clone.folder / f"runs/small/tables/{figure}.json").read_text())
+        assert sorted(rows) == sorted({cell["row"] for cell in table["cells"]})
     clone.python("-m", "flows.start", "--stop", **clone.variables)
     server = int((clone.folder / ".prefect/server.lock").read_text())
     wait_for(lambda: not os.path.exists(f"/proc/{server}"), 30, "the server's end")  # noqa: PTH110

@@ -67,6 +67,8 @@ def test_ratios_are_of_sums_and_undefined_gains_are_not_measured():
     np.testing.assert_allclose(got.relative[:3], 100)
     nothing = paired_gains([of], [ratio("r", [0, 0, 0], [1, 1, 1])], 0, 100)["r"]
     assert nothing.relative.value is None and nothing.absolute.value == 0.5
+    tiny = paired_gains([of], [ratio("r", [1e-9, 1e-9, 1e-9], [1, 1, 1])], 0, 100)["r"]
+    assert tiny.relative.value is None and tiny.relative.low is None, "so many times nothing"
     never = paired_gains([of], [ratio("r", [0, 0, 0], [0, 0, 0])], 0, 100)["r"]
     assert never.absolute.value is None and never.absolute.n == 3
 
