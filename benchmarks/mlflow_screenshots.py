@@ -5,8 +5,9 @@ Needs a world with tables (`dvc repro`) and Chromium on PATH (Debian: `apt-get i
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ SHEETS = ("figure4.png", "samples_medim.png", "vqgan.png")  # the first that the
 
 def main() -> int:
     """Write the pictures; their names are printed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=TABLES, help="these tables, and no other page")
+    only = parser.parse_args().only
     chromium = chromium_path()
     if chromium is None:
         print("no Chromium on PATH; on Debian: apt-get install chromium", file=sys.stderr)
@@ -38,20 +42,26 @@ def main() -> int:
     except StoreError as error:
         print(error, file=sys.stderr)
         return 1
-    missing = {*TABLES, "trainings", "figures"} - set(links)
+    missing = (set(only) if only else {*TABLES, "trainings", "figures"}) - set(links)
     if missing:
         print(f"{world.root} has no {', '.join(sorted(missing))} yet; run `dvc repro`", file=sys.stderr)
         return 1
     OUT.mkdir(parents=True, exist_ok=True)
     with mlflow_pages(Path()) as pages, browser_page(chromium) as page:
-        for table in TABLES:
+        for table in only or TABLES:
             shoot(page, f"mlflow_{table}", pages.here(links[table]), lambda: wait_for_rows(page))
-        shoot(page, "mlflow_curves", pages.here(links["trainings"]), lambda: wait_for_curve(page))
-        whole = pages.run(f"{world.name}/table1", "(the table)", "artifacts/table.html")
-        frame = page.frame_locator("iframe.mlflow-html-iframe")
-        shoot(page, "mlflow_table_html", whole, lambda: frame.locator("table").first.wait_for())
-        shoot(page, "mlflow_pictures", pages.here(links["figures"]), lambda: open_sheet(page))
+        if not only:
+            shoot_the_rest(page, pages, links, world.name)
     return 0
+
+
+def shoot_the_rest(page: Any, pages: Any, links: Mapping[str, str], world: str) -> None:
+    """Curves, a table as its artifact, and a sheet of pictures."""
+    shoot(page, "mlflow_curves", pages.here(links["trainings"]), lambda: wait_for_curve(page))
+    whole = pages.run(f"{world}/table1", "(the table)", "artifacts/table.html")
+    frame = page.frame_locator("iframe.mlflow-html-iframe")
+    shoot(page, "mlflow_table_html", whole, lambda: frame.locator("table").first.wait_for())
+    shoot(page, "mlflow_pictures", pages.here(links["figures"]), lambda: open_sheet(page))
 
 
 def shoot(page: Any, name: str, address: str, wait: Callable[[], object]) -> None:
