@@ -27,19 +27,25 @@ def server() -> str:
     return str(get_current_settings().api.url)
 
 
-def newest_run() -> str:
-    """Id of the flow run that was started last.
+def ended_run(chosen: str | None) -> str:
+    """Id of the chosen flow run, else of the one that was started last.
 
     Raises:
-        SystemExit: the server has none.
+        SystemExit: the server has none, or it has not ended Completed.
     """
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.sorting import FlowRunSort
 
     with SyncPrefectClient(server()) as client:
-        runs = client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
+        runs = (
+            [client.read_flow_run(chosen)]
+            if chosen
+            else client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
+        )
     if not runs:
         sys.exit("this server has no flow run yet: prefect deployment run downstream-augmentation --watch")
+    if runs[0].state_name != "Completed":
+        sys.exit(f"flow run {runs[0].id} is {runs[0].state_name}, not Completed")
     return str(runs[0].id)
 
 
@@ -51,7 +57,7 @@ def main() -> None:
     chromium = chromium_path()
     if chromium is None:
         sys.exit("no Chromium on PATH; on Debian: apt-get install chromium")
-    run = chosen or newest_run()
+    run = ended_run(chosen)
     with browser_page(chromium) as page:
         shoot(page, f"{page_of(server())}/runs/flow-run/{run}")
     print(OUT, f"{OUT.stat().st_size / 1000:.0f} kB")

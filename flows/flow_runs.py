@@ -34,7 +34,7 @@ def dead_runs(folder: Path = FLOW_RUNS) -> list[str]:
     """Ids of flow runs that ended without saying so; their files are removed."""
     found = []
     for path in sorted(folder.glob("*")):
-        lock = try_lock(path)
+        lock = try_lock(path, create=False)  # a run that ends meanwhile takes its file with it
         if lock is not None:
             found.append(path.name)
             path.unlink(missing_ok=True)

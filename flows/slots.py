@@ -45,10 +45,13 @@ class Slot:
     lock: Lock
 
 
-def try_lock(path: Path) -> Lock | None:
-    """The lock of a file, or None where another process holds it."""
+def try_lock(path: Path, create: bool = True) -> Lock | None:
+    """The lock of a file, or None where another process holds it, or where it is not there and not to be made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from pipeline.curve_files import write_curves
 from pipeline.params_checked import params_key, remember_checked, was_checked
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 RESERVED = ("step", "time")  # keys of a log line that are no scalars
 CLOCK = "clock.json"
+PROBED = 1.0  # seconds that a starting stage waits for its lock
 
 
 def command(main: Callable[[], None]) -> None:
@@ -60,7 +61,8 @@ def command(main: Callable[[], None]) -> None:
         check.join()
         if check.exitcode:
             sys.exit(1)  # it has said why
-        remember_checked(key)
+        if params_key() == key:  # else it was edited while it was checked
+            remember_checked(key)
     _run(main)
 
 
@@ -225,18 +227,28 @@ def _only_one(instance: str, world: World) -> Iterator[None]:
     path = lock_file(world, instance)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked_within(file, PROBED):
             file.seek(0)
             other = file.read().strip() or "?"
-            raise SystemExit(
-                f"{instance}: process {other} is at it already (lock {path}); wait for it or stop it"
-            ) from None
+            raise SystemExit(f"{instance}: process {other} is at it already (lock {path}); wait for it or stop it")
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _locked_within(file: IO[str], seconds: float) -> bool:
+    """Whether the file could be locked; one that looks whether a stage runs holds it for a moment."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
 
 
 @contextmanager

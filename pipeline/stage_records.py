@@ -58,9 +58,9 @@ def _is_running(world: World, instance: str) -> bool:
     path = lock_file(world, instance)
     if not path.is_file():
         return False
-    with path.open("a+") as file:
+    with path.open("rb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False

@@ -221,14 +221,6 @@ def follow(
         ended = wait(pause)
 
 
-def _take_idle_time_only() -> None:
-    """Run where a core would be idle: else a training's threads would wait for the one that shares its core."""
-    if hasattr(os, "SCHED_IDLE"):  # Linux
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
-        os.nice(19)
-
-
 def _wait_for_end(ended: threading.Event) -> None:
     """stdin ends when the stage closes it, and when the stage is no more."""
     sys.stdin.buffer.read()
@@ -241,7 +233,7 @@ def main(argv: list[str]) -> int:
 
     root, instance, delay, period = Path(argv[0]), argv[1], float(argv[2]), float(argv[3])
     die_with_parent(os.getppid())
-    _take_idle_time_only()
+    os.nice(19)
     ended = threading.Event()
     threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
     if ended.wait(delay):
