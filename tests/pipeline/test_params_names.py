@@ -27,6 +27,10 @@ def test_every_profile_is_right(profile, tmp_path, monkeypatch):
     check_sections(path)
 
 
+GOAL = "least: 0.95                 # the goal\n      "
+HIGH = "judged_by: high             # value | high: the interval's upper end\n      "
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -44,11 +48,11 @@ def test_every_profile_is_right(profile, tmp_path, monkeypatch):
         ("phantom_cxr: phantom_cxr", "phantom_cxr: phantom_cx", r"evaluate.datasets: 'phantom_cx' is not in prepa"),
         ("masks: 16 ", "masks: 0 ", r"generate.side.masks must be at least 1, got 0"),
         ("datasets: [phantom_cxr]  ", "datasets: [chest]  ", r"generate.side.datasets: 'chest' is not in generate.d"),
-        ("least: 0.95\n      judged_by: value ", "least: 0.95\n      judged_by: low ", r"judged_by must be value or h"),
-        ("judged_by: high\n      datasets: [phantom_cxr,", "judged_by: high\n      datasets: [phantom_cxr_ood,",
+        (f"{GOAL}judged_by: value ", f"{GOAL}judged_by: low ", r"judged_by must be value or h"),
+        (f"{HIGH}datasets: [phantom_cxr,", f"{HIGH}datasets: [phantom_cxr_ood,",
          r"record_tables.mission: 'phantom_cxr_ood' is not in record_tables.chest and record_tables.pathology"),
         ("column: joint/finding_f1", "column: joint/f1", r"record_tables.*no column 'joint/f1' in the table mission"),
-        ("datasets: [phantom_cxr, phantom_pathology, phantom_cxr_ood]\n  tasks",
+        ("datasets: [phantom_cxr, phantom_pathology, phantom_cxr_ood]  # names of prepare_data.datasets\n  tasks",
          "datasets: [phantom_cxr, side, phantom_cxr_ood]\n  tasks", r"a dataset cannot be called 'side'"),
         ("lr: 1e-3", "lr: .nan", r"lr must lie in .*, got nan"),
         ("precision: auto               # auto", "precision: fp16  # auto", r"precision must be one of auto, bf16"),

@@ -60,7 +60,7 @@ def test_a_typo_in_the_last_section_is_found_before_the_first_training(tmp_path,
     ("old", "new", "said"),
     [
         ("timestep: t ", "timestep: x ", "train_medim.settings.backbone: timestep must be one of t, sigma"),
-        ("noise: log_linear             # log_linear |", "noise: pink  # log_linear |", "train_medim.settings: no noise schedule 'pink'"),
+        ("noise: log_linear             # log", "noise: pink # log", "train_medim.settings: no noise schedule 'pink'"),
         ("      steps: 0 ", "      steps: 10000 ", "train_medim: settings.opening.steps must lie between 0 (none)"),
         ("length_known: 0.5", "length_known: 1.5", "train_medim.settings.loss: length_known must lie in [0, 1]"),
         ("kind: ema", "kind: lfq", "train_vqgan.training.codebook: codebook kind must be ema or learned, got 'lfq'"),
