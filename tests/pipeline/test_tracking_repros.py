@@ -206,6 +206,11 @@ def the_data_are_there(mlflow, run):
 
 
 def the_model_answers(mlflow, client):
+    version = client.get_model_version_by_alias("medim", "tiny")
+    folder = Path(version.source.removeprefix("file://"))
+    kinds = {path.suffix for path in (folder / "artifacts").rglob("*") if path.is_file()}
+    assert kinds == {".json", ".safetensors"} and (folder / "code/medim/serving.py").is_file()
+    assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pt", ".pyc")]
     uri = f"sqlite:///{Path('mlflow/mlflow.db').resolve()}"
     mlflow.set_tracking_uri(uri)
     model = mlflow.pyfunc.load_model("models:/medim@tiny")
@@ -218,11 +223,6 @@ def the_model_answers(mlflow, client):
         {key: value for key, value in one.items() if key != "image"} for one in direct
     ]
     assert [base64.b64decode(one) for one in answers["image"]] == [one["image"] for one in direct]
-    version = client.get_model_version_by_alias("medim", "tiny")
-    folder = Path(version.source.removeprefix("file://"))
-    kinds = {path.suffix for path in (folder / "artifacts").rglob("*") if path.is_file()}
-    assert kinds == {".json", ".safetensors"} and (folder / "code/medim/serving.py").is_file()
-    assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pt", ".pyc")]
 
 
 def a_version_more_where_the_weights_changed(client, capsys):
