@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 sys.path.append(str(Path(__file__).parents[1] / "tests/slow"))  # where the browser of the tests is
 
@@ -37,16 +38,13 @@ def ended_run(chosen: str | None) -> str:
     from prefect.client.schemas.sorting import FlowRunSort
 
     with SyncPrefectClient(server()) as client:
-        runs = (
-            [client.read_flow_run(chosen)]
-            if chosen
-            else client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
-        )
-    if not runs:
-        sys.exit("this server has no flow run yet: prefect deployment run downstream-augmentation --watch")
-    if runs[0].state_name != "Completed":
-        sys.exit(f"flow run {runs[0].id} is {runs[0].state_name}, not Completed")
-    return str(runs[0].id)
+        newest = client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
+        if not newest:
+            sys.exit("this server has no flow run yet: prefect deployment run downstream-augmentation --watch")
+        run = client.read_flow_run(UUID(chosen)) if chosen else newest[0]
+    if run.state_name != "Completed":
+        sys.exit(f"flow run {run.id} is {run.state_name}, not Completed")
+    return str(run.id)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 `LiveSender` starts a second process of low priority that reads the growing logs/<instance>.jsonl and sends new points,
 and the sheets that a training draws (figures/<name>_training*.png) when they appear or change.
-A process, not a thread, in what time the cores have left: importing MLflow alone takes seconds of the interpreter and
+A process, not a thread, and of the lowest priority: importing MLflow alone takes seconds of the interpreter and
 200 MB, which would slow short trainings and stand in their measured memory. Whatever goes wrong in it, the training
 does not notice; the final `pipeline.tracking sync` replaces the live run by the whole curve.
 """

@@ -89,3 +89,11 @@ def test_a_lock_left_by_a_dead_process_is_free(tmp_path):
     lock = try_lock(tmp_path / "x")
     assert lock is not None and time.monotonic() - begun < 1
     lock.release()
+
+
+def test_a_lock_that_is_not_to_be_made_is_none_where_there_is_no_file(tmp_path):
+    assert try_lock(tmp_path / "run", create=False) is None and not (tmp_path / "run").exists()
+    (tmp_path / "run").touch()
+    lock = try_lock(tmp_path / "run", create=False)
+    assert lock is not None and try_lock(tmp_path / "run", create=False) is None
+    lock.release()

@@ -1,10 +1,12 @@
 """A stage survives being killed, runs once at a time, and leaves its result, costs and curves in place."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -229,6 +231,16 @@ def test_a_second_process_is_refused_and_a_killed_one_is_continued(repository):
     assert "at 3" not in said
     assert "at 4" in said
     assert [line["step"] for line in lines()] == [1, 2, 3, 4, 5]
+
+
+def test_one_that_only_looks_whether_a_stage_runs_does_not_end_it(repository):
+    path = Path(".work/train_medim/tiny.train_medim@medim.lock")
+    path.parent.mkdir(parents=True)
+    with path.open("a+") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.2, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
+        run_stage()
+    assert (OUT / "model.safetensors").is_file()
 
 
 def test_sigterm_ends_with_143_and_says_how_to_go_on(repository):
