@@ -17,7 +17,8 @@ from pipeline.params_file import PARAMS, ParamsError, nearest, read_yaml
 from pipeline.paths import PROFILES
 
 BASE = "phantom"
-FREE = ("datasets", "variants", "sampler_of_model")  # mappings whose keys are names that a profile may choose
+# Mappings whose keys are names that a profile may choose; by their last key, or by all.
+FREE = ("datasets", "variants", "sampler_of_model", "mixes", "train_baseline.settings")
 REPLACE = "!replace"
 
 
@@ -75,7 +76,7 @@ def _merge(base: Any, overlay: Any, file: str, place: tuple[str, ...]) -> None:
 
     for key, value in overlay.items():
         here = (*place, str(key))
-        if key not in base and not (place and place[-1] in FREE):
+        if key not in base and not {*place[-1:], ".".join(place)} & {*FREE}:
             raise ParamsError(f"{file}: {BASE}.yaml has no {'.'.join(here)}{nearest(str(key), map(str, base))}")
         old = base.get(key)
         replace = isinstance(value, CommentedMap) and value.tag.value == REPLACE

@@ -1,7 +1,10 @@
 """Every key of params.yaml says beside it what it is: unit, range or source."""
 
 import re
-from pathlib import Path
+
+import pytest
+
+from pipeline.profile import render
 
 KEY = re.compile(r"^(\s*)(?:- )?([\w.]+):(.*)$")
 NAMED = ("mixes", "changes", "sampler_of_model", "datasets")  # hold names; what an entry is stands at their own line
@@ -24,8 +27,9 @@ def keys_without_comment(text):
     return found
 
 
-def test_every_key_has_a_comment():
-    assert keys_without_comment(Path(__file__).parents[2].joinpath("params.yaml").read_text()) == []
+@pytest.mark.parametrize("name", ["phantom", "phantom-full"])
+def test_every_key_has_a_comment(name):
+    assert keys_without_comment(render(name)) == []
 
 
 def test_a_key_without_one_is_found():

@@ -130,3 +130,17 @@ def test_the_row_of_three_times_the_steps_has_three_times_the_steps():
 @pytest.mark.parametrize("name", profiles(ROOT / "profiles"))
 def test_every_profile_of_this_repository_can_be_written(name):
     assert parse_yaml(render(name, ROOT / "profiles"), name)["profile"] == name
+
+
+def test_a_mapping_is_free_by_its_last_key_or_by_all(folder):
+    base = "train_baseline: {settings: {r2gen: {beams: 3}}}\ntrain_downstream: {mixes: {real: 1}}\n"
+    (folder / "phantom.yaml").write_text(PHANTOM + base)
+    more = "train_baseline: {settings: {blip: {beams: 1}}}\ntrain_downstream: {mixes: {twice: 2}}\n"
+    (folder / "tiny.yaml").write_text("profile: tiny\n" + more)
+    params = parse_yaml(render("tiny", folder), "tiny")
+    assert params["train_baseline"] == {"settings": {"r2gen": {"beams": 3}, "blip": {"beams": 1}}}
+    assert params["train_downstream"] == {"mixes": {"real": 1, "twice": 2}}
+    (folder / "phantom.yaml").write_text(PHANTOM + "generate: {settings: {a: 1}}\n")
+    (folder / "tiny.yaml").write_text("profile: tiny\ngenerate: {settings: {b: 2}}\n")
+    with pytest.raises(ParamsError, match=r"has no generate\.settings\.b"):
+        render("tiny", folder)
