@@ -19,6 +19,7 @@ from medim.data import get_domain, is_drawn
 from medim.data.domain import Domain, Findings, Grammar, labels_of
 from medim.metrics.alignment import PhantomJudge, alignment
 from medim.metrics.bootstrap import Estimate, bootstrap_mean, not_measured
+from medim.metrics.clinical import ce_rules_scores
 from medim.metrics.finding_reader import FindingReader, domains_of, features, read_pictures
 from medim.metrics.findings import (
     distinct_sets_ratio,
@@ -32,6 +33,7 @@ from medim.metrics.findings import (
 from medim.metrics.image_quality import QualitySettings, inception_image_quality, phantom_image_quality
 from medim.metrics.java import Meteor
 from medim.metrics.memorisation import nearest_train_gap
+from medim.metrics.qwen_judge import QwenJudge, QwenSettings, load_qwen_judge, qwen_alignment
 from medim.metrics.report_text import coco_scores, copied_from_train, distinct_reports, length_ratio, nltk_scores
 from medim.metrics.sides import side_scores
 from medim.pairs import Pair, load_images, read_pairs
@@ -50,6 +52,8 @@ class EvaluationSettings:
     resamples: int  # bootstrap draws
     quality: QualitySettings
     inception_weights: str | None  # torch-fidelity's Inception file; null = proxy features only
+    qwen: QwenSettings | None  # the paper's judge of free pairs; null = the phantom judge only
+    ce_rules: tuple[str, ...]  # datasets of chest films: CheXpert's labels by rules are compared too
 
 
 UNKNOWN = ""  # dataset of a free sample that nothing recognises
@@ -134,6 +138,18 @@ class Evaluation:
         self.references, self.prompts, self.settings = references, prompts, settings
         self.meteor, self.seed = meteor, seed
 
+    @cached_property
+    def qwen(self) -> QwenJudge | None:
+        """The vision-language judge, where there is one; loaded when it is first asked.
+
+        Raises:
+            FileNotFoundError, ValueError: see `load_qwen_judge`.
+        """
+        if self.settings.qwen is None:
+            return None
+        reader = next(iter(self.references.values())).reader
+        return load_qwen_judge(self.settings.qwen, next(reader.parameters()).device)
+
     def row(self, samples: Sequence[Sample]) -> Scores:
         """All metrics of one row's samples."""
         scores: Scores = {}
@@ -159,6 +175,8 @@ class Evaluation:
         scores["distinct_reports"] = distinct_reports(list(said.values()), seed, resamples)
         known = [pair.report for pair in reference.train]
         scores["copied_from_train"] = copied_from_train(list(said.values()), known, seed, resamples)
+        if reference.dataset in self.settings.ce_rules:
+            scores |= ce_rules_scores(said, true, seed, resamples)
         if reference.domain is not None and reference.labels:
             grammar = reference.domain.grammar
             truth = states_of([reference.by_id[pair_id] for pair_id in said])
@@ -241,6 +259,8 @@ class Evaluation:
         images, reports = _images(samples), [sample.report or "" for sample in samples]
         scores = self.quality(reference, images)
         scores["distinct_reports"] = distinct_reports(reports, seed, resamples)
+        if self.qwen is not None:
+            scores |= qwen_alignment(self.qwen, images, reports, seed, resamples)
         if reference.domain is not None and reference.labels:
             grammar = reference.domain.grammar
             said, seen = [grammar.read(report) for report in reports], reference.read_images(images)

@@ -9,6 +9,7 @@ Shapes: N pairs, S picture side.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -125,16 +126,32 @@ def pair_generator(system: object, name: str) -> PairGenerator:
 
 
 class TrainingPictures:
-    """Features and ids of the training pictures of one dataset; the file is streamed once."""
+    """Features and ids of the training pictures of one dataset; the file is streamed once.
 
-    def __init__(self, reader: FindingReader, train: Path) -> None:
+    Args:
+        reader: gives the features.
+        train: Parquet file of the pairs.
+        kept: .npz file that holds them afterwards and spares the next process the work; None: none.
+    """
+
+    def __init__(self, reader: FindingReader, train: Path, kept: Path | None = None) -> None:
         self.reader = reader
         self.blocks: list[NDArray[np.float32]] = []
         self.ids: list[str] = []
+        if kept is not None and kept.is_file():
+            with np.load(kept) as there:
+                rows, self.ids = there["features"], there["ids"].tolist()
+            self.blocks = [rows[start : start + TRAIN_ROWS] for start in range(0, len(rows), TRAIN_ROWS)]
+            return
         pairs = iter_pairs(train, TRAIN_ROWS)
         while some := list(islice(pairs, TRAIN_ROWS)):
             self.blocks.append(features(reader, load_images(some)))
             self.ids += [pair.pair_id for pair in some]
+        if kept is not None and self.blocks:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            partial = kept.with_name(f".{kept.name}.{os.getpid()}.npz")
+            np.savez(partial, features=np.concatenate(self.blocks), ids=np.array(self.ids))
+            partial.replace(kept)
 
     def nearest(self, images: Images) -> tuple[Floats, list[str]]:
         """Distance (N,) of the nearest training picture in the space of the reader's features, and its pair's id.
@@ -163,11 +180,12 @@ class PairScorer:
         reference: the dataset; its `test` pairs are the held-out ones that synthetic ones are compared with.
         train: Parquet file of its training pairs.
         judge: of the alignment; None: the agreement of the findings of drawn domains, none for others.
+        kept: see `TrainingPictures`.
     """
 
-    def __init__(self, reference: Reference, train: Path, judge: Judge | None = None) -> None:
+    def __init__(self, reference: Reference, train: Path, judge: Judge | None = None, kept: Path | None = None) -> None:
         self.reference = reference
-        self.pictures = TrainingPictures(reference.reader, train)
+        self.pictures = TrainingPictures(reference.reader, train, kept)
         read = reference.domain is not None and bool(reference.labels)
         if judge is None and read and reference.domain is not None:
             judge = PhantomJudge(reference.domain.grammar, reference.read_images, reference.labels)
@@ -252,19 +270,33 @@ def synthesize(
         tqdm(total=len(asked), desc=f"{origin.generator} {origin.dataset}", unit="pair", disable=None) as bar,
     ):
         for start in range(0, len(asked), settings.shard):
-            stop = min(start + settings.shard, len(asked))
-            part = work / f"{origin.dataset}-{start:07d}-{stop:07d}.parquet"
+            numbers = range(start, min(start + settings.shard, len(asked)))
+            part = part_file(work, origin.dataset, numbers)
             if not part.is_file():
-                with TableWriter(part, SYNTHETIC_SCHEMA) as rows:
-                    for first in range(start, stop, settings.chunk):
-                        numbers = range(first, min(first + settings.chunk, stop))
-                        for row in _made(generator, [asked[n] for n in numbers], numbers, scorer, origin, settings):
-                            rows.write(row)
+                write_part(generator, asked, numbers, scorer, origin, settings, part)
             for batch in pq.ParquetFile(part).iter_batches(TRAIN_ROWS):
                 for row in batch.to_pylist():
                     writer.write(row)
-            bar.update(stop - start)
+            bar.update(len(numbers))
     return writer.count
+
+
+def part_file(work: Path, dataset: str, numbers: range) -> Path:
+    """Where `synthesize` keeps the shard of the pairs with these numbers."""
+    return work / f"{dataset}-{numbers.start:07d}-{numbers.stop:07d}.parquet"
+
+
+def write_part(
+    generator: PairGenerator, asked: Sequence[str], numbers: range, scorer: PairScorer, origin: Origin,
+    settings: SynthesisSettings, out: Path,
+) -> int:  # fmt: skip
+    """Write one shard, the pairs with these numbers; arguments as in `synthesize`. Returns their number."""
+    with TableWriter(out, SYNTHETIC_SCHEMA) as rows:
+        for first in range(numbers.start, numbers.stop, settings.chunk):
+            some = range(first, min(first + settings.chunk, numbers.stop))
+            for row in _made(generator, [asked[n] for n in some], some, scorer, origin, settings):
+                rows.write(row)
+    return rows.count
 
 
 def _made(

@@ -40,6 +40,11 @@ REPORT_METRICS = {  # metric -> column as printed; only the NLTK protocol made t
 FINDING_METRICS = (
     "finding_precision", "finding_recall", "finding_f1", "finding_f1_without_side", "sentence_validity",
 )  # fmt: skip
+CLINICAL_METRICS = (  # of chest reports: CheXpert's labels, by our rules
+    "ce_rules_micro_f1_14 (uncertain as negative)", "ce_rules_macro_f1_14 (uncertain as negative)",
+    "ce_rules_micro_f1_5 (uncertain as negative)", "ce_rules_macro_f1_5 (uncertain as negative)",
+)  # fmt: skip
+JUDGED = tuple(f"alignment (Qwen2-VL, {protocol})" for protocol in ("official", "strict", "grid"))
 MIX_METRICS = (
     "BLEU-1 (nltk)", "BLEU-2 (nltk)", "BLEU-3 (nltk)", "METEOR (nltk)", "ROUGE-L (nltk)", "BLEU-4 (coco)",
     "METEOR (coco)", "CIDEr (coco)",
@@ -171,7 +176,7 @@ def _image_metrics(world: World, prefix: str = "") -> Mapping[str, str | None]:
     return ({} if world.drawn else real) | proxies | {"finding_f1": None}
 
 
-def _report_metrics(world: World, prefix: str = "") -> Mapping[str, str | None]:
+def _report_metrics(world: World, prefix: str = "") -> dict[str, str | None]:
     metrics = {name: printed and prefix + printed for name, printed in REPORT_METRICS.items()}
     return metrics | dict.fromkeys(FINDING_METRICS)
 
@@ -180,13 +185,17 @@ def _images(slot: str) -> Callable[[World], list[Column]]:
     return lambda world: _columns([getattr(world, slot)], "report_to_image", _image_metrics(world))
 
 
+def _of_reports(world: World, slot: str, prefix: str = "") -> list[Column]:
+    clinical = dict.fromkeys(CLINICAL_METRICS if slot == "chest" else ())
+    return _columns([getattr(world, slot)], "image_to_report", _report_metrics(world, prefix) | clinical)
+
+
 def _reports(slot: str) -> Callable[[World], list[Column]]:
-    return lambda world: _columns([getattr(world, slot)], "image_to_report", _report_metrics(world))
+    return lambda world: _of_reports(world, slot)
 
 
 def _table3(world: World) -> list[Column]:
-    sides = ((world.chest, "MIMIC-CXR/"), (world.pathology, "PathGen/"))
-    return [c for name, prefix in sides for c in _columns([name], "image_to_report", _report_metrics(world, prefix))]
+    return _of_reports(world, "chest", "MIMIC-CXR/") + _of_reports(world, "pathology", "PathGen/")
 
 
 def _table4(world: World) -> list[Column]:
@@ -201,7 +210,8 @@ def _table4(world: World) -> list[Column]:
 
 
 def _figure5a(world: World) -> list[Column]:
-    metrics = dict.fromkeys((*JOINT_METRICS, "FID" + PHANTOM, *HUMAN_METRICS))
+    judged = () if world.drawn else JUDGED
+    metrics = dict.fromkeys((*JOINT_METRICS, *judged, "FID" + PHANTOM, *HUMAN_METRICS))
     return [c for name in (world.chest, world.pathology) for c in _columns([name], "joint", metrics)]
 
 

@@ -69,6 +69,7 @@ def _uses(sections: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str], lis
     yield "evaluate.datasets", evaluate.datasets.values(), prepared, "prepare_data.datasets"
     yield "evaluate.datasets", evaluate.datasets, list(generate.datasets), "generate.datasets"
     yield "generate.side.datasets", generate.side.datasets, list(generate.datasets), "generate.datasets"
+    yield "evaluate.settings.ce_rules", evaluate.settings.ce_rules, list(evaluate.datasets), "evaluate.datasets"
     trained = [*sections["train_medim"].variants, *sections["train_baseline"].methods]
     yield "generate.models", generate.models, trained, "train_medim.variants and train_baseline.methods"
     changed = list(generate.sampler_of_model)

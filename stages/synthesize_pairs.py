@@ -12,17 +12,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from medim.diffusion.settings import SamplerSettings
-from medim.evaluation import Reference
 from medim.figures import save_png
-from medim.metrics.finding_reader import load_finding_reader
-from medim.synthesis import Origin, PairScorer, SynthesisSettings, pair_generator, synthesize, write_held_out
+from medim.generation_shards import system_values
+from medim.synthesis import SynthesisSettings, write_held_out
 from medim.synthesis_card import CardSettings, contact_sheet, data_card
-from medim.synthesis_prompts import PromptWords, asked_prompts, check_prompts, prompts_of, training_prompts
-from medim.system_loading import load_system
+from medim.synthesis_prompts import PromptWords, prompts_of
+from medim.synthesis_shards import make_pairs, maker_values, open_maker
 from pipeline.params import changed, read_section
 from pipeline.params_file import PARAMS, read_yaml
-from pipeline.paths import world_from_params
+from pipeline.paths import SPLITS, world_from_params
 from pipeline.resources import device
+from pipeline.shards import stage_engine, stage_shards
 from pipeline.stage import command, content_hash, stage_run
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--generator", required=True)
     name = parser.parse_args().generator
-    params, world = read_section("synthesize_pairs", Section), world_from_params()
+    params, world, engine = read_section("synthesize_pairs", Section), world_from_params(), stage_engine()
     usual = changed(read_section("generate.sampler", SamplerSettings), params.sampler, "synthesize_pairs.sampler")
     mine = read_yaml(PARAMS)["generate"]["sampler_of_model"][name]
     sampler = changed(usual, mine, f"generate.sampler_of_model.{name}")
@@ -51,27 +51,27 @@ def main() -> None:
     inputs = [world.pairs_folder(), model, vqgan, reader]
     section = asdict(params) | {"generators": None, "sampler": sampler}
     with stage_run("synthesize_pairs", name, section=section, inputs=inputs, outputs=[out, figures]) as run:
-        generator = pair_generator(load_system(model, vqgan=vqgan, sampler=sampler, device=device()), name)
-        judge, result, made_by = load_finding_reader(reader).to(device()), run.work / "result", content_hash(model)
-        references, held_out, total = {}, {}, 0
-        for dataset, words in params.prompts.items():
-            train = world.pairs(dataset, "train")
-            references[dataset] = Reference(dataset, world.pairs(dataset, "val"), train, judge)
-            prompts, known = prompts_of(words), training_prompts(train)
-            check_prompts(dataset, prompts, known)
-            asked = asked_prompts(prompts, params.settings.frequency, known, params.settings.pairs)
-            scorer = PairScorer(references[dataset], train)
-            origin = Origin(name, made_by, dataset, run.seed)
-            path = result / f"{dataset}.parquet"
-            total += synthesize(generator, asked, scorer, origin, params.settings, run.work / "shards", path)
-            held_out[dataset] = scorer.held_out()
-            page = contact_sheet(path, generator.row, references[dataset], params.card)
+        result, made_by = run.work / "result", content_hash(model)
+        prompts = {dataset: prompts_of(words) for dataset, words in params.prompts.items()}
+        values = maker_values(
+            system=system_values(model, vqgan, sampler, {}, device()), reader=reader, origin=(name, made_by),
+            seed=run.seed, prompts=prompts, settings=params.settings, work=run.work,
+            files={dataset: {split: world.pairs(dataset, split) for split in SPLITS} for dataset in prompts},
+        )  # fmt: skip
+        maker = open_maker(**values)
+        scorers = {dataset: maker.asked(dataset).scorer for dataset in prompts}  # a wrong prompt ends it here
+        if not engine.in_process:
+            stage_shards(run, engine, make_pairs, values, maker.jobs())
+        made = {dataset: maker.write(dataset, result / f"{dataset}.parquet") for dataset in prompts}
+        for dataset, scorer in scorers.items():
+            page = contact_sheet(result / f"{dataset}.parquet", maker.generator.row, scorer.reference, params.card)
             save_png(page, run.work / "figures" / f"{dataset}.png")
-        write_held_out(result, held_out)
+        write_held_out(result, {dataset: scorer.held_out() for dataset, scorer in scorers.items()})
         facts = {"model_hash": made_by, "seed": run.seed, "sampler": asdict(sampler)} | asdict(params.settings)
-        card = data_card(generator.row, facts, result, references, params.card, run.seed)
+        references = {dataset: scorer.reference for dataset, scorer in scorers.items()}
+        card = data_card(maker.generator.row, facts, result, references, params.card, run.seed)
         (result / "card.md").write_text(card, encoding="utf-8")
-        run.cost(examples=total)
+        run.cost(examples=sum(made.values()))
         run.place(result, out)
         run.place(run.work / "figures", figures)
 

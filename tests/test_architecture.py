@@ -55,6 +55,7 @@ TIERS = (
         "reader_preparation",
         "reader_results",
         "synthesis_card",
+        "synthesis_shards",
         "downstream",
         "downstream_gains",
     ),

@@ -56,8 +56,8 @@ class QwenSettings:
     """The judge; the official script's values in brackets.
 
     Attributes:
-        name: what the metrics call it ("Qwen2-VL-7B-Instruct").
-        weights: its Hugging Face folder.
+        name: what the metrics call it; the tables have columns for "Qwen2-VL".
+        weights: its Hugging Face folder [Qwen2-VL-7B-Instruct].
         min_pixels, max_pixels: area that pictures are scaled into [256 * 28^2, 1280 * 28^2].
         new_tokens: longest answer [128].
         batch: pairs at once [1].
@@ -65,7 +65,7 @@ class QwenSettings:
     """
 
     name: str
-    weights: Path
+    weights: str
     min_pixels: int
     max_pixels: int
     new_tokens: int
@@ -325,7 +325,7 @@ def load_qwen_judge(settings: QwenSettings, device: torch.device) -> QwenJudge:
     """
     from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
-    folder = settings.weights
+    folder = Path(settings.weights)
     missing = [names[0] for names in FILES if not any((folder / name).is_file() for name in names)]
     missing += [] if list(folder.glob("*.safetensors")) else ["*.safetensors"]
     if missing:

@@ -35,7 +35,7 @@ def study(tmp_path_factory):
                 said = pair.report if n < right else test[(n * 7 + right) % 16].report
                 sample = Sample("R2Gen", "image_to_report", CHEST, pair.pair_id, n, None, "chest x-ray", said, 0)
                 writer.write(sample.record())
-    settings = EvaluationSettings(50, QualitySettings(1, 2, 4, 3, 5), None)
+    settings = EvaluationSettings(50, QualitySettings(1, 2, 4, 3, 5), None, None, ())
     with Meteor() as meteor:
         evaluation = Evaluation({CHEST: reference}, {CHEST: "chest x-ray"}, settings, meteor, 0)
         answers = {m: read_generated(folder / m / CHEST / "image_to_report.parquet") for m in MODELS[:4]}

@@ -93,7 +93,7 @@ def test_a_killed_run_scores_only_what_is_left(tmp_path):
 def test_metrics_count_the_scored_pairs(tmp_path):
     scored(tmp_path, Listener())
     quality = QualitySettings(is_splits=1, kid_subsets=1, kid_subset_size=2, neighbours=1, resamples=2)
-    evaluation = Evaluation({}, {}, EvaluationSettings(20, quality, None), Meteor(), 0)
+    evaluation = Evaluation({}, {}, EvaluationSettings(20, quality, None, None, ()), Meteor(), 0)
     found = evaluation.sides(read_sides(tmp_path / "out.parquet"))
     assert set(found) == {f"d/side/{name}" for name in ("side_auroc", "side_pair_accuracy", "pairs_with_side")}
     # true 4, 2, 4 against exchanged 0, 2, 2

@@ -67,6 +67,31 @@ def test_an_experiment_changes_settings_in_place_and_leaves_without_a_trace(comm
     committed.call("dvc", "exp", "apply", "slower")
     assert learning_rate(committed) == 0.00025
     assert committed.call("dvc", "status", "pretrain_towers").strip() == "Data and pipelines are up to date."
+    assert "slower" in committed.call("dvc", "exp", "show", "--only-changed", "--no-pager")
+    cached = len(cache_files(committed))
+    committed.call("dvc", "gc", "--workspace", "--force")
+    assert 0 < len(cache_files(committed)) < cached, "the towers of before are gone"
+    assert committed.call("dvc", "status", "pretrain_towers").strip() == "Data and pipelines are up to date."
+
+
+def cache_files(clone):
+    return [path for path in (clone.folder / ".dvc/cache/files").rglob("*") if path.is_file()]
+
+
+def test_the_graph_is_shown_and_what_was_made_by_hand_is_committed(committed):
+    assert "train_medim@medim" in committed.call("dvc", "dag")
+    before = committed.lock()
+    committed.call("dvc", "commit", "-f", "train_medim@medim")
+    assert committed.lock() == before, "nothing differs"
+
+
+def test_a_moved_cache_is_used_where_it_lies(committed, tmp_path):
+    committed.call("git", "clone", "-q", str(committed.folder), str(tmp_path / "other"))
+    clone = Clone(tmp_path / "other")
+    clone.loaded.mkdir()
+    clone.call("dvc", "cache", "dir", "--local", str(committed.folder / ".dvc/cache"))
+    clone.call("dvc", "checkout")
+    assert clone.repro() == ({"record_tables"}, set()), "its MLflow has no tables yet"
 
 
 def test_queued_experiments_run_in_folders_of_their_own(committed):

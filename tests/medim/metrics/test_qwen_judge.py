@@ -28,7 +28,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 56, 84, 3), dtype=np.uint
 
 
 def settings(folder="tiny", **changes):
-    own = QwenSettings(name="tiny", weights=folder, min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16, new_tokens=8,
+    own = QwenSettings(name="tiny", weights=str(folder), min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16, new_tokens=8,
                        batch=4, dtype="float32")  # fmt: skip
     return replace(own, **changes)
 
