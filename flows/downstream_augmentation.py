@@ -12,7 +12,7 @@ from flows.run_stages import Policy
 
 NAME = "downstream-augmentation"
 PREFIXES = ("synthesize_pairs", "train_downstream", "evaluate_downstream", "record_tables")
-TABLES = ("figure5b", "figure5c", "figure6a", "figure6b", "downstream")
+TABLES = ("figure5a", "figure5b", "figure5c", "figure6a", "figure6b", "downstream")
 
 
 @flow(name=NAME)

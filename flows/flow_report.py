@@ -41,6 +41,11 @@ def tables_page(world: World, tables: Sequence[str], links: Sequence[Link]) -> s
     return "\n\n".join(parts) + "\n"
 
 
+def artifact_key(name: str, table: str) -> str:
+    """Key of the link to a table: Prefect takes lowercase letters, digits and dashes only."""
+    return f"{name}-{table}".replace("_", "-")
+
+
 def publish(name: str, world: World, tables: Sequence[str], outcomes: Sequence[Outcome], links: Sequence[Link]) -> None:
     """Make the artifacts of this flow run: `<name>-stages`, `<name>-tables` and one link a table, `<name>-<table>`."""
     from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
@@ -52,4 +57,6 @@ def publish(name: str, world: World, tables: Sequence[str], outcomes: Sequence[O
     for link in links:
         if link.page in tables:
             text = f"{link.page} in MLflow"
-            create_link_artifact(link.address, text, f"{name}-{link.page}", "The table in MLflow, one run a row")
+            create_link_artifact(
+                link.address, text, artifact_key(name, link.page), "The table in MLflow, one run a row"
+            )

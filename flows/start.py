@@ -263,6 +263,7 @@ def what_next(url: str, server: Background, worker: Background | None) -> str:
             *lines,
             f"worker    log {worker.log}",
             f"flows     {', '.join(one.name for one in deployments())}",
+            f"tables    {shown / 'mlflow'} ui --backend-store-uri sqlite:///mlflow/mlflow.db --port 5000",
             f"next: {prefix}{prefect} deployment run {name}    (and --watch to wait for its end)",
             f"end:  {python} -m flows.start --stop",
         ]

@@ -5,8 +5,10 @@ A promise is a column of that table and its least value. The promises stand in p
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from medim.tables import MEDIM, MISSION_METRICS, TRIVIAL, Metrics
@@ -56,6 +58,23 @@ def mission_rows(goals: Sequence[Goal], built: Mapping[str, Any], metrics: Metri
     """
     domains = dict.fromkeys(name for goal in goals for name in goal.datasets)
     return [_row(goal, name, built, metrics) for name in domains for goal in goals if name in goal.datasets]
+
+
+def write_summaries(built: Mapping[str, Any], datasets: Mapping[str, str | None], folder: Path) -> None:
+    """Write <name>.json, the `summary` of a dataset, for each name -> dataset."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, dataset in datasets.items():
+        text = json.dumps(summary(built, dataset), indent=1, sort_keys=True)
+        (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def summary(built: Mapping[str, Any], dataset: str | None) -> dict[str, float]:
+    """MeDiM's measured cells of the table `mission` for one dataset (none: {}), by column without the dataset."""
+    return {
+        cell["column"].removeprefix(f"{dataset}/"): cell["value"]
+        for cell in built["cells"]
+        if cell["row"] == MEDIM.name and cell["column"].startswith(f"{dataset}/") and cell["value"] is not None
+    }
 
 
 def _row(goal: Goal, domain: str, built: Mapping[str, Any], metrics: Metrics) -> dict[str, Any]:

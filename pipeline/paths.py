@@ -114,6 +114,10 @@ class World:
         """One table in one format."""
         return self.tables() / f"{table}{suffix}"
 
+    def summary(self) -> Path:
+        """Folder of the few numbers that `dvc metrics` shows: chest.json, pathology.json."""
+        return self.root / "summary"
+
     def figures(self) -> Path:
         """Folder of the figures (PNG)."""
         return self.root / "figures"

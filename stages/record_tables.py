@@ -1,7 +1,7 @@
 """Stage record_tables: metrics -> the paper's tables and figures, on disk and in MLflow.   dvc repro record_tables
 
 in   metrics/*.json, generated, data/pairs, models/finding_reader, reader_key.json, the sheets that readers sent back
-out  tables/<id>.{json,md,csv,html}, figures/paper/figure{4,7,8}.png and bar charts, mlflow/receipt-<world>.json
+out  tables/<id>.{json,md,csv,html}, figures/paper/*.png, summary/{chest,pathology}.json, mlflow/receipt-<world>.json
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from medim.bar_charts import CHARTS, bar_chart
 from medim.evaluation import Reference
 from medim.figures import save_png
 from medim.metrics.finding_reader import load_finding_reader
-from medim.mission import Goal, mission_rows
+from medim.mission import Goal, mission_rows, write_summaries
 from medim.paper_figures import FigureSettings, paper_figures
 from medim.reader_results import ReaderRatings, reader_results
 from medim.table_cells import build_table, read_gains, read_metrics
@@ -47,19 +47,19 @@ class Section:
 def main() -> None:
     """Write tables and figures, then show them in MLflow."""
     params, world = read_section("record_tables", Section), world_from_params()
-    reader, figures, key = world.model("finding_reader"), world.figures() / "paper", world.reader_key()
-    inputs = [*map(world.root.joinpath, ("metrics", "generated")), world.pairs_folder(), reader, key]
-    inputs, outputs = [*inputs, Path(params.reader_study.ratings)], [world.tables(), figures]
-    with stage_run("record_tables", section=params, inputs=inputs, outputs=outputs, live=False) as run:
+    reader, key, ratings = world.model("finding_reader"), world.reader_key(), Path(params.reader_study.ratings)
+    inputs = [*map(world.root.joinpath, ("metrics", "generated")), world.pairs_folder(), reader, key, ratings]
+    outputs = {"tables": world.tables(), "figures": world.figures() / "paper", "summary": world.summary()}
+    with stage_run("record_tables", section=params, inputs=inputs, outputs=[*outputs.values()], live=False) as run:
         models = [*read_yaml(PARAMS)["evaluate"]["models"], "vqgan", "report_errors"]
-        readers = reader_results(params.reader_study, key, run.seed)
-        metrics, gains = read_metrics(world.root / "metrics", models), read_gains(world.root / "metrics")
-        metrics |= readers.metrics
+        readers, folder = reader_results(params.reader_study, key, run.seed), world.root / "metrics"
+        metrics, gains = {**read_metrics(folder, models), **readers.metrics}, read_gains(folder)
         shown = TableWorld(load_top().profile, params.chest, params.pathology, params.ood, params.drawn)
         for table in TABLES:
             built = build_table(table, metrics, shown, gains)
             if table.id == "mission":
                 built["goals"] = mission_rows(params.mission or (), built, metrics)
+                write_summaries(built, {"chest": params.chest, "pathology": params.pathology}, run.work / "summary")
             if table.id == "figure5a":
                 built["readers"] = readers.details
             write_all(built, params.notes, run.work / "tables")
@@ -70,8 +70,8 @@ def main() -> None:
         references = {n: Reference(n, world.pairs(n, "test"), world.pairs(n, "train"), judge) for n in names}
         for name, page in paper_figures(world.root / "generated", references, params.figures).items():
             save_png(page, run.work / "figures" / f"{name}.png")
-        run.place(run.work / "tables", world.tables())
-        run.place(run.work / "figures", figures)
+        for name, place in outputs.items():
+            run.place(run.work / name, place)
     record_repro(world, "record_tables", SERVED)
     print_links(sync([world]))
 

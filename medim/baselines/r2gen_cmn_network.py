@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medim.baselines.report_decoder import DecoderSizes, EncoderDecoder, KeyValues, StdNorm, init_matrices
+from medim.baselines.report_decoder import DecoderSizes, EncoderDecoder, KeyValues, Projected, StdNorm, init_matrices
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ class CMNNetwork(EncoderDecoder):
         """See `EncoderDecoder`."""
         return self.memory.project()
 
-    def see(self, patches: Tensor, projected: KeyValues | None) -> Tensor:
+    def see(self, patches: Tensor, projected: Projected | None) -> Tensor:
         """See `EncoderDecoder`."""
         assert projected is not None
-        return self.place(patches + self.memory(patches, projected), 0)
+        return self.place(patches + self.memory(patches, KeyValues(*projected)), 0)
 
     def read(
-        self, x: Tensor, memory: Tensor, projected: KeyValues | None
+        self, x: Tensor, memory: Tensor, projected: Projected | None
     ) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
         """See `EncoderDecoder`; nothing is carried from word to word."""
         assert projected is not None
-        return x + self.memory(x, projected), None, memory
+        return x + self.memory(x, KeyValues(*projected)), None, memory

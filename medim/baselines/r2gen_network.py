@@ -8,7 +8,7 @@ code the MLP of the memory ends in a ReLU; here too.
     conditional norm    (gamma + f_gamma(M')) standardised x + beta + f_beta(M')       in place of the decoder's norms
 
 Faster than the published code with the same values: what x alone decides is computed for all words at once, the query,
-key and value of M in one product.
+key and value of M in one product, what M' says to all norms in two.
 
 Letters: R rows, T words, D width, S slots.
 """
@@ -16,7 +16,9 @@ Letters: R rows, T words, D width, S slots.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 from medim.baselines.report_decoder import (
     DecoderSizes,
     EncoderDecoder,
-    KeyValues,
+    Projected,
     init_matrices,
     split_heads,
     standardise,
@@ -100,11 +102,29 @@ class RelationalMemory(nn.Module):
         return take * new.tanh() + keep * slots
 
 
+class NormMaps(NamedTuple):
+    """The maps from memory to gamma and beta of N norms, 2 N in all, gamma's before beta's of each."""
+
+    first: Tensor  # (2 N D, S D), one below the other
+    first_bias: Tensor  # (2 N D,)
+    second: Tensor  # (2 N, D, D)
+    second_bias: Tensor  # (2 N, 1, D)
+
+    def changes(self, memory: Tensor) -> Tensor:
+        """Memories (R, T, S D) -> what they add to gamma and beta of each norm, (N, 2, R, T, D)."""
+        maps, width = len(self.second), self.second.shape[-1]
+        hidden = F.linear(memory.flatten(0, 1), self.first, self.first_bias).relu()
+        hidden = hidden.unflatten(1, (maps, width)).transpose(0, 1)  # (2 N, R T, D)
+        found = torch.baddbmm(self.second_bias, hidden, self.second.transpose(1, 2))
+        return found.view(maps // 2, 2, *memory.shape[:2], width)
+
+
 class ConditionalNorm(nn.Module):
-    """Memory-driven conditional layer norm (MCLN)."""
+    """Memory-driven conditional layer norm (MCLN), the norm of this `number` among all that `norm_maps` is given."""
 
     def __init__(self, width: int, slots: int) -> None:
         super().__init__()
+        self.number = 0
         self.gamma, self.beta = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
         self.gamma_change, self.beta_change = (
             nn.Sequential(nn.Linear(slots * width, width), nn.ReLU(), nn.Linear(width, width)) for _ in range(2)
@@ -114,10 +134,20 @@ class ConditionalNorm(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.constant_(module.bias, FIRST_BIAS)
 
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """(R, T, D) and memories (R, T, S * D) -> (R, T, D)."""
-        gamma, beta = self.gamma + self.gamma_change(memory), self.beta + self.beta_change(memory)
-        return gamma * standardise(x) + beta
+    def forward(self, x: Tensor, changes: Tensor) -> Tensor:
+        """(R, T, D) and the changes of all norms, see `NormMaps` -> (R, T, D)."""
+        gamma, beta = changes[self.number]
+        return (self.gamma + gamma) * standardise(x) + self.beta + beta
+
+
+def norm_maps(norms: Sequence[ConditionalNorm]) -> NormMaps:
+    """All their maps as few matrices: one product for all norms instead of four a norm."""
+    maps = [cast("list[nn.Linear]", list(change)) for one in norms for change in (one.gamma_change, one.beta_change)]
+    return NormMaps(
+        torch.cat([first.weight for first, _, _ in maps]), torch.cat([first.bias for first, _, _ in maps]),
+        torch.stack([second.weight for _, _, second in maps]),
+        torch.stack([second.bias for _, _, second in maps])[:, None],
+    )  # fmt: skip
 
 
 class R2GenNetwork(EncoderDecoder):
@@ -131,14 +161,25 @@ class R2GenNetwork(EncoderDecoder):
         for module in (self.encoder, self.layers, self.words):
             init_matrices(module)
         self.memory.init_weights()
+        for number, norm in enumerate(self.conditional_norms()):
+            norm.number = number
+
+    def conditional_norms(self) -> list[ConditionalNorm]:
+        """Those of all decoder layers, in order."""
+        return [module for module in self.layers.modules() if isinstance(module, ConditionalNorm)]
+
+    def project(self) -> Projected:
+        """See `EncoderDecoder`: the maps of all norms."""
+        return norm_maps(self.conditional_norms())
 
     def first_memory(self, rows: int) -> Tensor:
         """See `EncoderDecoder`."""
         return self.memory.first(rows)
 
     def read(
-        self, x: Tensor, memory: Tensor, _projected: KeyValues | None
+        self, x: Tensor, memory: Tensor, projected: Projected | None
     ) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
-        """See `EncoderDecoder`; the norms are told the memory behind each word."""
+        """See `EncoderDecoder`; the norms are told what the memory behind each word changes in them."""
+        assert projected is not None
         behind = self.memory(x, memory)
-        return x, behind, behind[:, -1]
+        return x, NormMaps(*projected).changes(behind), behind[:, -1]

@@ -68,6 +68,9 @@ class KeyValues(NamedTuple):
         return KeyValues(self.keys.index_select(0, chosen), self.values.index_select(0, chosen))
 
 
+Projected = tuple[Tensor, ...]  # what weights alone decide, made once a batch; KeyValues of a shared memory are
+
+
 @dataclass(frozen=True)
 class DecodingState:
     """What a decoder knows of R texts that it has read or written t words of."""
@@ -77,7 +80,7 @@ class DecodingState:
     past: tuple[KeyValues | None, ...]  # per layer, of the R texts' words; None: none yet
     length: int  # t
     memory: Tensor  # (R, M) what a network carries from word to word; M may be 0
-    projected: KeyValues | None  # of a memory that all texts share
+    projected: Projected | None  # see `EncoderDecoder.project`
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -212,7 +215,7 @@ class DecoderLayer(nn.Module):
             past: keys and values of the t words before.
             source: keys and values of B studies' patches.
             source_mask: see `DecodingState`.
-            condition: (R, T, …), what the norms are told.
+            condition: what the norms are told of each of the R T words.
         """
         asked = self.norms[0](x, condition)
         seen = self.own.keys_values(asked)
@@ -249,11 +252,11 @@ class EncoderDecoder(nn.Module):
         self.norm, self.logits = StdNorm(sizes.width), nn.Linear(sizes.width, num_ids)
         self.dropout, self.feature_dropout = nn.Dropout(sizes.dropout), nn.Dropout(sizes.feature_dropout)
 
-    def project(self) -> KeyValues | None:
-        """Keys and values of a memory that all texts of a batch share."""
+    def project(self) -> Projected | None:
+        """What all texts of a batch share: made of weights alone, so once a batch and not once a word."""
         return None
 
-    def see(self, patches: Tensor, _projected: KeyValues | None) -> Tensor:
+    def see(self, patches: Tensor, _projected: Projected | None) -> Tensor:
         """What the encoder is given for embedded patches (B, n, D)."""
         return patches
 
@@ -262,7 +265,7 @@ class EncoderDecoder(nn.Module):
         return self.logits.weight.new_zeros(rows, 0)
 
     def read(
-        self, x: Tensor, memory: Tensor, _projected: KeyValues | None
+        self, x: Tensor, memory: Tensor, _projected: Projected | None
     ) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
         """Embedded words (R, T, D) and memory before them -> words, condition of the norms, memory behind them."""
         return x, None, memory
@@ -272,13 +275,13 @@ class EncoderDecoder(nn.Module):
         out: Tensor = self.dropout(x + sinusoids(first, x.shape[1], x.shape[2], x.device))
         return out
 
-    def encode(self, features: Features, projected: KeyValues | None) -> Tensor:
+    def encode(self, features: Features, projected: Projected | None) -> Tensor:
         """(B, n, d) -> (B, n, D) what the encoder makes of patch features."""
         patches = self.feature_dropout(F.relu(self.features(features.values)))
         out: Tensor = self.encoder(self.see(patches, projected), _key_mask(features.present))
         return out
 
-    def open(self, encoded: Tensor, present: Tensor | None, projected: KeyValues | None) -> DecodingState:
+    def open(self, encoded: Tensor, present: Tensor | None, projected: Projected | None) -> DecodingState:
         """The state before the first word, of encoded patches (B, n, D); `present` as in `Features`."""
         source = tuple(cast(DecoderLayer, layer).source.keys_values(encoded) for layer in self.layers)
         memory = self.first_memory(len(encoded))

@@ -8,8 +8,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from prefect.types.names import raise_on_name_alphanumeric_dashes_only
 
 from flows.deployments import deployments
+from flows.flow_report import artifact_key
 from flows.prefect_plugin import complete, is_about_a_deployment
 from medim.tables import TABLES
 
@@ -46,7 +48,10 @@ def test_a_deployment_has_the_name_of_its_flow_and_a_value_for_every_parameter(d
 
 def test_every_table_is_shown_by_one_of_the_flows():
     shown = [table for one in DEPLOYMENTS for table in constants(ROOT / one.entrypoint.partition(":")[0])["TABLES"]]
-    assert sorted(shown) == sorted(table.id for table in TABLES)
+    assert {*shown} == {table.id for table in TABLES}
+    for one in DEPLOYMENTS:
+        for table in constants(ROOT / one.entrypoint.partition(":")[0])["TABLES"]:
+            raise_on_name_alphanumeric_dashes_only(artifact_key(one.name, table), "key")  # as Prefect does
 
 
 def test_the_plugin_is_registered_and_switched_on():

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from medim import table_render
-from medim.mission import Goal, mission_rows, worst_finding
+from medim.mission import Goal, mission_rows, worst_finding, write_summaries
 from medim.table_cells import build_table
 from medim.tables import MISSION_METRICS, MISSION_ROWS, get_table, phantom_world
 
@@ -49,6 +49,16 @@ def test_a_row_holds_the_measured_value_its_goal_and_the_trivial_values():
     }  # fmt: skip
     assert (tiles["domain"], tiles["value"], tiles["reached"]) == (TILES, None, "not measured")
     assert tiles["trivial"] == dict.fromkeys(chest["trivial"])
+
+
+def test_summaries_hold_what_was_measured_of_each_dataset(tmp_path):
+    built = build_table(get_table("mission"), metrics(), phantom_world("phantom"))
+    write_summaries(built, {"chest": CXR, "pathology": TILES, "none": None}, tmp_path / "summary")
+    found = {path.name: json.loads(path.read_text()) for path in (tmp_path / "summary").iterdir()}
+    assert found["chest.json"] == {
+        "image_to_report/finding_f1": 0.9, "vqgan/finding_f1_ratio_worst": 0.6, "difficulty/nearest_neighbour_f1": 0.2,
+    }  # fmt: skip
+    assert found["pathology.json"] == found["none.json"] == {}
 
 
 def test_rows_stand_dataset_by_dataset():

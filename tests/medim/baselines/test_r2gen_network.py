@@ -7,7 +7,7 @@ import torch
 from tiny_writers import DECODER
 
 from medim.baselines.published_r2gen import R2GEN
-from medim.baselines.r2gen_network import ConditionalNorm, R2GenNetwork, R2GenSizes, RelationalMemory
+from medim.baselines.r2gen_network import ConditionalNorm, R2GenNetwork, R2GenSizes, RelationalMemory, norm_maps
 
 WIDTH, SLOTS, HEADS = 8, 3, 2
 
@@ -75,19 +75,32 @@ def test_the_first_memory_is_the_identity_padded_or_cut():
 @torch.no_grad()
 def test_the_conditional_norm_follows_its_formula():
     torch.manual_seed(0)
-    norm = ConditionalNorm(WIDTH, SLOTS)
+    first, norm = ConditionalNorm(WIDTH, SLOTS), ConditionalNorm(WIDTH, SLOTS)
+    norm.number = 1
     norm.gamma.data.normal_()
     norm.beta.data.normal_()
     x, told = torch.randn(2, 3, WIDTH), torch.randn(2, 3, SLOTS * WIDTH)
+    changes = norm_maps([first, norm]).changes(told)
+    assert changes.shape == (2, 2, 2, 3, WIDTH)
     gamma, beta = (
         base + linear(change[2], linear(change[0], told).relu())
         for base, change in ((norm.gamma, norm.gamma_change), (norm.beta, norm.beta_change))
     )
     mean = x.sum(-1, keepdim=True) / WIDTH
     deviation = ((x - mean).square().sum(-1, keepdim=True) / (WIDTH - 1)).sqrt()
-    torch.testing.assert_close(norm(x, told), gamma * (x - mean) / (deviation + 1e-6) + beta)
+    torch.testing.assert_close(norm(x, changes), gamma * (x - mean) / (deviation + 1e-6) + beta)
     layers = [layer for change in (norm.gamma_change, norm.beta_change) for layer in change[::2]]
     assert [float(layer.bias.mean()) for layer in layers] == pytest.approx([0.1] * 4)
+
+
+def test_every_norm_of_the_decoder_has_its_own_number_and_gradients_reach_its_maps():
+    net = R2GenNetwork(R2GenSizes(DECODER, SLOTS, 4), 6, 20)
+    norms = net.conditional_norms()
+    assert [norm.number for norm in norms] == list(range(3 * DECODER.layers))
+    told = torch.randn(2, 3, SLOTS * DECODER.width)
+    norm_maps(norms).changes(told).square().sum().backward()
+    assert all(p.grad is not None for norm in norms for change in (norm.gamma_change, norm.beta_change)
+               for p in change.parameters())  # fmt: skip
 
 
 def count(module):
