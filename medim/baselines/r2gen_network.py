@@ -8,7 +8,7 @@ code the MLP of the memory ends in a ReLU; here too.
     conditional norm    (gamma + f_gamma(M')) standardised x + beta + f_beta(M')       in place of the decoder's norms
 
 Faster than the published code with the same values: what x alone decides is computed for all words at once, the query,
-key and value of M in one product, what M' says to all norms in two.
+key and value of M in one product; where words are written one by one, what M' says to all norms in two.
 
 Letters: R rows, T words, D width, S slots.
 """
@@ -105,16 +105,16 @@ class RelationalMemory(nn.Module):
 class NormMaps(NamedTuple):
     """The maps from memory to gamma and beta of N norms, 2 N in all, gamma's before beta's of each."""
 
-    first: Tensor  # (2 N D, S D), one below the other
-    first_bias: Tensor  # (2 N D,)
+    first: Tensor  # (2 N, D, S D)
+    first_bias: Tensor  # (2 N, 1, D)
     second: Tensor  # (2 N, D, D)
     second_bias: Tensor  # (2 N, 1, D)
 
     def changes(self, memory: Tensor) -> Tensor:
         """Memories (R, T, S D) -> what they add to gamma and beta of each norm, (N, 2, R, T, D)."""
-        maps, width = len(self.second), self.second.shape[-1]
-        hidden = F.linear(memory.flatten(0, 1), self.first, self.first_bias).relu()
-        hidden = hidden.unflatten(1, (maps, width)).transpose(0, 1)  # (2 N, R T, D)
+        maps, width = self.second.shape[:2]
+        told = memory.flatten(0, 1).expand(maps, -1, -1)  # (2 N, R T, S D)
+        hidden = torch.baddbmm(self.first_bias, told, self.first.transpose(1, 2)).relu()
         found = torch.baddbmm(self.second_bias, hidden, self.second.transpose(1, 2))
         return found.view(maps // 2, 2, *memory.shape[:2], width)
 
@@ -134,17 +134,17 @@ class ConditionalNorm(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.constant_(module.bias, FIRST_BIAS)
 
-    def forward(self, x: Tensor, changes: Tensor) -> Tensor:
-        """(R, T, D) and the changes of all norms, see `NormMaps` -> (R, T, D)."""
-        gamma, beta = changes[self.number]
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        """(R, T, D) and memories (R, T, S D), or the changes (N, 2, R, T, D) of `NormMaps` -> (R, T, D)."""
+        gamma, beta = told[self.number] if told.dim() == 5 else (self.gamma_change(told), self.beta_change(told))
         return (self.gamma + gamma) * standardise(x) + self.beta + beta
 
 
 def norm_maps(norms: Sequence[ConditionalNorm]) -> NormMaps:
-    """All their maps as few matrices: one product for all norms instead of four a norm."""
+    """All their maps as few tensors: two products for all norms instead of four a norm."""
     maps = [cast("list[nn.Linear]", list(change)) for one in norms for change in (one.gamma_change, one.beta_change)]
     return NormMaps(
-        torch.cat([first.weight for first, _, _ in maps]), torch.cat([first.bias for first, _, _ in maps]),
+        torch.stack([first.weight for first, _, _ in maps]), torch.stack([first.bias for first, _, _ in maps])[:, None],
         torch.stack([second.weight for _, _, second in maps]),
         torch.stack([second.bias for _, _, second in maps])[:, None],
     )  # fmt: skip
@@ -168,9 +168,9 @@ class R2GenNetwork(EncoderDecoder):
         """Those of all decoder layers, in order."""
         return [module for module in self.layers.modules() if isinstance(module, ConditionalNorm)]
 
-    def project(self) -> Projected:
-        """See `EncoderDecoder`: the maps of all norms."""
-        return norm_maps(self.conditional_norms())
+    def project(self) -> Projected | None:
+        """See `EncoderDecoder`: the maps of all norms, where words are written one by one (training does not gain)."""
+        return None if torch.is_grad_enabled() else norm_maps(self.conditional_norms())
 
     def first_memory(self, rows: int) -> Tensor:
         """See `EncoderDecoder`."""
@@ -179,7 +179,6 @@ class R2GenNetwork(EncoderDecoder):
     def read(
         self, x: Tensor, memory: Tensor, projected: Projected | None
     ) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
-        """See `EncoderDecoder`; the norms are told what the memory behind each word changes in them."""
-        assert projected is not None
+        """See `EncoderDecoder`; the norms are told the memory behind each word, or what it changes in them."""
         behind = self.memory(x, memory)
-        return x, NormMaps(*projected).changes(behind), behind[:, -1]
+        return x, behind if projected is None else NormMaps(*projected).changes(behind), behind[:, -1]
