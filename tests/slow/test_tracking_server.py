@@ -19,7 +19,7 @@ from benchmarks.small_flow import wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
-STEPS, GOES_ON = 400, 0.05  # steps of the training; seconds of one
+STEPS = 400  # of the training; it waits behind half of them until the server is gone, and then until it is back
 PARAMS = "profile: tiny\nworld: tiny\nseed: 3\nthreads: 1\ntrain_medim: {steps: 400}\n"
 TRAINING = f"""
     import time
@@ -34,7 +34,9 @@ TRAINING = f"""
     ) as run:
         for step in range(1, {STEPS} + 1):
             run.log(step, {{"loss": 1 / step}})
-            time.sleep({GOES_ON})
+            for after, file in (({STEPS} // 2, "gone"), (3 * {STEPS} // 4, "back")):
+                while step == after and not Path(file).exists():
+                    time.sleep(0.05)
         (run.work / "result").mkdir()
         run.place(run.work / "result", out)
 """
@@ -99,11 +101,12 @@ def test_a_server_that_is_killed_and_comes_back_has_every_point_once(tmp_path, s
     env = {name: value for name, value in os.environ.items() if name not in ("MEDIM_LIVE", "DVC_STAGE")}
     env |= {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": server.address}
     training = subprocess.Popen([sys.executable, "train.py"], cwd=tmp_path, env=env)
-    wait_for(lambda: any(live_points(server)), 60, "the first live points")
+    wait_for(lambda: any(live_points(server)), 150, "the first live points")
     server.kill()
-    before = training.poll()
+    (tmp_path / "gone").touch()
     server.start()
-    assert before is None, "the training had ended before the server was killed"
+    assert training.poll() is None, "the training waits for it"
+    (tmp_path / "back").touch()
     assert training.wait(120) == 0
     sync = [sys.executable, "-m", "pipeline.tracking", "sync"]
     for _ in range(2):
