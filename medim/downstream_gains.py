@@ -68,7 +68,7 @@ class ReportReader:
         """
         if model not in self.read:
             samples = read_generated(self.generated / model / self.reference.dataset / f"{TASK}.parquet")
-            said = {sample.pair_id: sample.report or "" for sample in samples}
+            said = {sample.pair_id: sample.report or "" for sample in self.reference.held_against(samples)}
             self.read[model] = self._scored(said)
         return self.read[model]
 

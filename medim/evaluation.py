@@ -69,12 +69,14 @@ class Reference:
         reader: the judge of pictures.
         trained_as: the dataset of `train`, where that is another one: it stands in for a test-only dataset, and its
             grammar says which sentences a system that learned from it should write.
+        kept: ids of the test pairs whose reports answers are held against, see `medim.report_filter`; None: all.
     """
 
     def __init__(
-        self, dataset: str, test: Path, train: Path, reader: FindingReader, trained_as: str | None = None
-    ) -> None:
-        self.dataset, self.reader = dataset, reader
+        self, dataset: str, test: Path, train: Path, reader: FindingReader, trained_as: str | None = None,
+        kept: frozenset[str] | None = None,
+    ) -> None:  # fmt: skip
+        self.dataset, self.reader, self.kept = dataset, reader, kept
         self.test = read_pairs(test)
         self.by_id = {pair.pair_id: pair for pair in self.test}
         self.train_file = train
@@ -110,6 +112,23 @@ class Reference:
     def frequency(self) -> dict[str, float]:
         """Share of training pairs with each label."""
         return finding_frequency(states_of(self.train), self.labels)
+
+    def held_against(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The image_to_report answers that count: those to pairs whose reports were kept, each of which must be there.
+
+        Raises:
+            ValueError: a kept pair was not answered.
+        """
+        if self.kept is None:
+            return list(samples)
+        found = [sample for sample in samples if sample.pair_id in self.kept]
+        missing = self.kept - {sample.pair_id for sample in found}
+        if missing:
+            raise ValueError(
+                f"{self.dataset}: {len(missing)} of the {len(self.kept)} kept reports were not answered (first "
+                f"{min(missing)}): ask about all test pairs (params.yaml:generate.pairs, train_downstream.test_pairs)"
+            )
+        return found
 
     def read_images(self, images: Images) -> list[dict[str, str]]:
         """Findings that the reader sees."""
@@ -168,7 +187,7 @@ class Evaluation:
     def reports(self, reference: Reference, samples: Sequence[Sample]) -> Scores:
         """image_to_report: texts against the references of the pairs whose pictures were shown."""
         seed, resamples = self.seed, self.settings.resamples
-        said = {sample.pair_id: sample.report or "" for sample in samples}
+        said = {sample.pair_id: sample.report or "" for sample in reference.held_against(samples)}
         true = {pair_id: reference.by_id[pair_id].report for pair_id in said}
         scores = coco_scores(said, true, self.meteor, seed, resamples) | nltk_scores(said, true, seed, resamples)
         scores["length_ratio"] = length_ratio(said, true, seed, resamples)

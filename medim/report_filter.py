@@ -22,7 +22,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medim.metrics.alignment import Judge
+from medim.evaluation import Reference
+from medim.metrics.alignment import Judge, PhantomJudge
+from medim.metrics.qwen_judge import QwenSettings, load_qwen_judge
 from medim.pairs import PAIR_SCHEMA, Pair, TableWriter, iter_pairs, load_images
 
 CIRCULARITY = (
@@ -30,6 +32,7 @@ CIRCULARITY = (
     "circular: it measures agreement with a judge on the pairs which that judge likes. The paper does so with "
     "Qwen2-VL; compare systems here by other metrics, or by another judge."
 )
+MANIFEST = "kept.json"  # of a folder of filtered files: dataset -> `Kept`
 METADATA = b"report_filter"  # key of the JSON in the Parquet file's own metadata
 FILTERED_SCHEMA = pa.schema(
     [
@@ -39,6 +42,9 @@ FILTERED_SCHEMA = pa.schema(
         pa.field("judge_rank", pa.int64(), nullable=False),  # 1 = best
     ]
 )
+
+
+PHANTOM_JUDGE = "phantom judge"
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,23 @@ def best_pairs(scores: Iterable[tuple[str, float]], keep: int) -> tuple[dict[str
     return ranked, judged, tied_out
 
 
+def judge_of(settings: QwenSettings | None, reference: Reference) -> tuple[str, Judge]:
+    """A judge and its name: Qwen2-VL by its strict protocol, or of drawn pairs what report and picture agree in.
+
+    Raises:
+        FileNotFoundError: see `load_qwen_judge`.
+        ValueError: the same, or there is no judge for real pairs.
+    """
+    if settings is not None:
+        return settings.name, load_qwen_judge(settings, next(reference.reader.parameters()).device)
+    if reference.domain is None:
+        raise ValueError(
+            f"{reference.dataset} is not drawn, so the phantom judge cannot read its reports: name the folder of "
+            f"Qwen2-VL (params.yaml:filter_reports.judge)"
+        )
+    return PHANTOM_JUDGE, PhantomJudge(reference.domain.grammar, reference.read_images, reference.labels)
+
+
 def filter_reports(pairs: Path, scores: Iterable[tuple[str, float]], settings: ReportFilter, out: Path) -> Kept:
     """Write the best pairs of `pairs` to `out`, in their old order, with judge, score and rank; `out`.json says how.
 
@@ -181,6 +204,48 @@ def read_kept(path: Path) -> Kept:
         raise ValueError(f"{path} was not written by the report filter: it does not say who chose its reports")
     content: dict[str, Any] = json.loads(metadata[METADATA])
     return Kept(**content)
+
+
+def write_manifest(kept: Mapping[str, Kept], folder: Path) -> None:
+    """Say beside the filtered files, `<dataset>.parquet`, which there are; written where there are none too."""
+    page = {name: vars(one) for name, one in sorted(kept.items())}
+    (folder / MANIFEST).write_text(json.dumps(page, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Kept]:
+    """Dataset -> how its reports were chosen, of a folder of filtered files.
+
+    Raises:
+        FileNotFoundError: the stage has not run.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro filter_reports`")
+    return {name: Kept(**content) for name, content in json.loads(path.read_text(encoding="utf-8")).items()}
+
+
+def kept_ids(folder: Path) -> dict[str, frozenset[str]]:
+    """Dataset -> ids of the pairs whose reports were kept; datasets of which all count are not in it.
+
+    Raises:
+        FileNotFoundError: the stage has not run, or a file of it is missing.
+    """
+    return {
+        name: frozenset(pair.pair_id for pair in iter_pairs(folder / f"{name}.parquet"))
+        for name in read_manifest(folder)
+    }
+
+
+def filter_notes(folder: Path) -> list[str]:
+    """What a table must say about the reports that its answers were held against; nothing where all count.
+
+    Raises:
+        FileNotFoundError: see `read_manifest`.
+    """
+    return [
+        f"{name}, image to report: held against {one.keep} of {one.judged} test reports. {one.circularity}"
+        for name, one in read_manifest(folder).items()
+    ]
 
 
 def read_scores(path: Path) -> Iterator[tuple[str, float]]:

@@ -15,7 +15,7 @@ REAL = "real"  # the test pairs, where a study of readers names models
 LEAST = {
     "train_vqgan.val_pairs": 1, "evaluate_vqgan.columns": 1, "evaluate_vqgan.zoom": 1,
     "evaluate_vqgan.settings.resamples": 2, "evaluate_vqgan.settings.set_resamples": 2,
-    "tokenize_pairs.vocabulary": 258, "tokenize_pairs.length": 8, "tokenize_pairs.batch": 1,
+    "filter_reports.chunk": 1, "tokenize_pairs.vocabulary": 258, "tokenize_pairs.length": 8, "tokenize_pairs.batch": 1,
     "pretrain_backbone.val_pairs": 1, "pretrain_towers.training.val_pairs": 2,
     "train_medim.settings.val_pairs": 1,
     "synthesize_pairs.card.columns": 1, "synthesize_pairs.card.zoom": 1, "synthesize_pairs.card.resamples": 2,
@@ -66,6 +66,7 @@ def _uses(sections: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str], lis
     yield "pretrain_backbone.datasets", sections["pretrain_backbone"].datasets, tokens, "tokenize_pairs.datasets"
     yield "pretrain_towers.datasets", sections["pretrain_towers"].datasets, tokens, "tokenize_pairs.datasets"
     generate, evaluate = sections["generate"], sections["evaluate"]
+    yield "filter_reports.datasets", sections["filter_reports"].datasets, list(evaluate.datasets), "evaluate.datasets"
     yield "evaluate.datasets", evaluate.datasets.values(), prepared, "prepare_data.datasets"
     yield "evaluate.datasets", evaluate.datasets, list(generate.datasets), "generate.datasets"
     yield "generate.side.datasets", generate.side.datasets, list(generate.datasets), "generate.datasets"

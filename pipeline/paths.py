@@ -58,6 +58,10 @@ class World:
         folder = self.root / "data" / "tokens"
         return folder if dataset is None else folder / dataset
 
+    def filtered(self) -> Path:
+        """Folder of the test reports that a judge chose, and kept.json (medim.report_filter)."""
+        return self.root / "data" / "filtered"
+
     def model(self, name: str) -> Path:
         """Folder of a trained network: config.json, model.safetensors, ..."""
         return self.root / "models" / name

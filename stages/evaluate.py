@@ -1,6 +1,6 @@
 """Stage evaluate@model: every metric of a system's answers, with n and intervals.   dvc repro evaluate@medim
 
-in   data/pairs, generated/<model>, models/finding_reader
+in   data/pairs, data/filtered, generated/<model>, models/finding_reader
 out  metrics/<model>.json, figures/samples_<model>/<model>-<dataset>-<task>.png (sheets of its first row)
 """
 
@@ -15,6 +15,7 @@ from medim.figures import save_png
 from medim.generation import read_generated
 from medim.metrics.finding_reader import load_finding_reader
 from medim.metrics.java import Meteor
+from medim.report_filter import kept_ids
 from medim.sample_sheets import sample_sheets, settled
 from medim.side_answers import read_sides
 from pipeline.params import read_section
@@ -43,15 +44,16 @@ def main() -> None:
     world = world_from_params()
     metrics, sheets = world.metrics(model), world.figures() / f"samples_{model}"
     reader, generated = world.model("finding_reader"), world.generated(model)
-    inputs = [world.pairs_folder(), generated, reader]
+    inputs = [world.pairs_folder(), world.filtered(), generated, reader]
     with (
         stage_run("evaluate", model, section=params, inputs=inputs, outputs=[metrics, sheets]) as run,
         Meteor() as meteor,
     ):
         judge = load_finding_reader(reader).to(device())
+        kept = kept_ids(world.filtered())
         references = {
-            name: Reference(name, world.pairs(name, "test"), world.pairs(trained_as, "train"), judge, trained_as)
-            for name, trained_as in params.datasets.items()
+            n: Reference(n, world.pairs(n, "test"), world.pairs(trained, "train"), judge, trained, kept.get(n))
+            for n, trained in params.datasets.items()
         }
         samples = [sample for path in world.sample_files(model) for sample in read_generated(path)]
         evaluation = Evaluation(references, modality_prompts(references), params.settings, meteor, run.seed)

@@ -2,7 +2,7 @@
 
 dvc repro evaluate_downstream
 
-in   data/pairs, generated/<method>_<arm>, models/finding_reader
+in   data/pairs, data/filtered, generated/<method>_<arm>, models/finding_reader
 out  metrics/downstream.json (see medim.downstream_gains)
 """
 
@@ -15,6 +15,7 @@ from medim.downstream_gains import downstream_page
 from medim.evaluation import Evaluation, EvaluationSettings, Reference, modality_prompts
 from medim.metrics.finding_reader import load_finding_reader
 from medim.metrics.java import Meteor
+from medim.report_filter import kept_ids
 from pipeline.params import read_section
 from pipeline.params_file import PARAMS, read_yaml
 from pipeline.paths import world_from_params
@@ -39,14 +40,15 @@ def main() -> None:
     models = [f"{method}_{arm}" for method in study["methods"] for arm in study["arms"]]
     metrics, reader = world.metrics("downstream"), world.model("finding_reader")
     section = {"params": params, "settings": settings, "models": models, "datasets": study["datasets"]}
-    inputs = [world.pairs_folder(), reader, *(world.generated(model) for model in models)]
+    inputs = [world.pairs_folder(), world.filtered(), reader, *(world.generated(model) for model in models)]
     with (
         stage_run("evaluate_downstream", section=section, inputs=inputs, outputs=[metrics]) as run,
         Meteor() as meteor,
     ):
         judge = load_finding_reader(reader).to(device())
+        kept = kept_ids(world.filtered())
         references = {
-            name: Reference(name, world.pairs(name, "test"), world.pairs(name, "train"), judge)
+            name: Reference(name, world.pairs(name, "test"), world.pairs(name, "train"), judge, kept=kept.get(name))
             for name in study["datasets"]
         }
         evaluation = Evaluation(references, modality_prompts(references), settings, meteor, run.seed)

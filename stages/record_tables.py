@@ -1,6 +1,6 @@
 """Stage record_tables: metrics -> the paper's tables and figures, on disk and in MLflow.   dvc repro record_tables
 
-in   metrics/*.json, generated, data/pairs, models/finding_reader, reader_key.json, the sheets that readers sent back
+in   metrics/*.json, generated, data/{pairs,filtered}, models/finding_reader, reader_key.json, sheets from readers
 out  tables/<id>.{json,md,csv,html}, figures/paper/*.png, summary/{chest,pathology}.json, mlflow/receipt-<world>.json
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from medim import tables
 from medim.bar_charts import CHARTS, bar_chart
 from medim.evaluation import Reference
 from medim.figures import save_png
@@ -16,10 +17,9 @@ from medim.metrics.finding_reader import load_finding_reader
 from medim.mission import Goal, mission_rows, write_summaries
 from medim.paper_figures import FigureSettings, paper_figures
 from medim.reader_results import ReaderRatings, reader_results
+from medim.report_filter import filter_notes
 from medim.table_cells import build_table, read_gains, read_metrics
 from medim.table_render import write_all
-from medim.tables import TABLES
-from medim.tables import World as TableWorld
 from pipeline.params import read_section
 from pipeline.params_file import PARAMS, load_top, read_yaml
 from pipeline.paths import world_from_params
@@ -48,21 +48,21 @@ def main() -> None:
     """Write tables and figures, then show them in MLflow."""
     params, world = read_section("record_tables", Section), world_from_params()
     reader, key, ratings = world.model("finding_reader"), world.reader_key(), Path(params.reader_study.ratings)
-    inputs = [*map(world.root.joinpath, ("metrics", "generated")), world.pairs_folder(), reader, key, ratings]
+    inputs = [*map(world.root.joinpath, ("metrics", "generated", "data/pairs", "data/filtered")), reader, key, ratings]
     outputs = {"tables": world.tables(), "figures": world.figures() / "paper", "summary": world.summary()}
     with stage_run("record_tables", section=params, inputs=inputs, outputs=[*outputs.values()], live=False) as run:
         models = [*read_yaml(PARAMS)["evaluate"]["models"], "vqgan", "report_errors"]
         readers, folder = reader_results(params.reader_study, key, run.seed), world.root / "metrics"
         metrics, gains = {**read_metrics(folder, models), **readers.metrics}, read_gains(folder)
-        shown = TableWorld(load_top().profile, params.chest, params.pathology, params.ood, params.drawn)
-        for table in TABLES:
+        shown = tables.World(load_top().profile, params.chest, params.pathology, params.ood, params.drawn)
+        for table in tables.TABLES:
             built = build_table(table, metrics, shown, gains)
             if table.id == "mission":
                 built["goals"] = mission_rows(params.mission or (), built, metrics)
                 write_summaries(built, {"chest": params.chest, "pathology": params.pathology}, run.work / "summary")
             if table.id == "figure5a":
                 built["readers"] = readers.details
-            write_all(built, params.notes, run.work / "tables")
+            write_all(built, [*params.notes, *filter_notes(world.filtered())], run.work / "tables")
             if table.id in CHARTS and (chart := bar_chart(built)) is not None:
                 save_png(chart, run.work / "figures" / f"{table.id}.png")
         judge = load_finding_reader(reader)

@@ -5,18 +5,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from certain_reader import certain_reader
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medim.data.splits import drawn_pairs
+from medim.evaluation import Evaluation, EvaluationSettings, Reference
+from medim.metrics.findings import finding_values
+from medim.metrics.image_quality import QualitySettings
+from medim.metrics.java import Meteor
 from medim.pairs import Pair, encode_png, read_pairs, write_pairs
 from medim.report_filter import (
     ReportFilter,
     best_pairs,
+    filter_notes,
     filter_reports,
+    judge_of,
     judged_scores,
+    kept_ids,
     read_kept,
     read_scores,
+    write_manifest,
 )
+from medim.systems import Sample
 
 
 def pairs(count):
@@ -128,3 +139,70 @@ def test_a_file_that_nobody_filtered_says_so(tmp_path):
 def test_a_filter_has_a_judge_and_keeps_something(judge, keep):
     with pytest.raises(ValueError, match="needs a judge's name"):
         ReportFilter(judge, keep)
+
+
+CHEST = "phantom_cxr"
+
+
+@pytest.fixture(scope="module")
+def chest(tmp_path_factory):
+    """(folder with train, test and what a judge keeps of test, its 5 best of 12, the ids kept)."""
+    folder = tmp_path_factory.mktemp("chest")
+    for split, count in (("train", 12), ("test", 12)):
+        write_pairs(folder / f"{split}.parquet", drawn_pairs(CHEST, split, 0, count, 32))
+    reference = Reference(CHEST, folder / "test.parquet", folder / "train.parquet", certain_reader("pacemaker"))
+    name, judge = judge_of(None, reference)
+    scores = list(judged_scores(folder / "test.parquet", judge, 5))
+    kept = filter_reports(folder / "test.parquet", scores, ReportFilter(name, 5), folder / f"{CHEST}.parquet")
+    write_manifest({CHEST: kept}, folder)
+    return folder, dict(scores), reference
+
+
+def test_the_phantom_judge_keeps_reports_that_say_what_the_picture_shows(chest):
+    folder, scores, reference = chest
+    said = finding_values([pair.states for pair in reference.test], reference.labels)
+    pacemaker = said[:, reference.labels.index("pacemaker")]  # the only finding that this reader ever sees
+    assert list(scores.values()) == pytest.approx(list(2 * pacemaker / (1 + said.sum(1))))
+    best = sorted(scores, key=lambda pair_id: (-scores[pair_id], pair_id))[:5]
+    assert kept_ids(folder) == {CHEST: frozenset(best)}
+    assert min(scores[one] for one in best) > min(scores.values()), "nothing was chosen"
+    (note,) = filter_notes(folder)
+    assert note.startswith("phantom_cxr, image to report: held against 5 of 12 test reports.") and "circular" in note
+
+
+def answers(reference, ids):
+    return [
+        Sample("x", "image_to_report", CHEST, pair.pair_id, 0, None, "chest x-ray", pair.report, 1)
+        for pair in reference.test
+        if pair.pair_id in ids
+    ]
+
+
+def test_answers_are_held_against_kept_reports_only(chest):
+    folder, scores, whole = chest
+    kept = kept_ids(folder)[CHEST]
+    chosen = Reference(CHEST, folder / "test.parquet", folder / "train.parquet", whole.reader, kept=kept)
+    settings = EvaluationSettings(10, QualitySettings(1, 2, 4, 3, 5), None, None, ())
+    with Meteor() as meteor:
+        alone, all_answers, of_kept = (
+            Evaluation({CHEST: reference}, {}, settings, meteor, 0).row(answers(reference, ids))
+            for reference, ids in ((whole, kept), (chosen, scores), (chosen, kept))
+        )
+    assert all_answers == of_kept == alone
+    assert all_answers[f"{CHEST}/image_to_report/ROUGE-L (coco)"].n == 5
+    with pytest.raises(ValueError, match=rf"1 of the 5 kept reports were not answered \(first {min(kept)}\)"):
+        chosen.held_against(answers(whole, set(scores) - {min(kept)}))
+
+
+def test_nothing_is_filtered_where_no_dataset_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="dvc repro filter_reports"):
+        kept_ids(tmp_path)
+    write_manifest({}, tmp_path)
+    assert kept_ids(tmp_path) == {} and filter_notes(tmp_path) == []
+
+
+def test_real_reports_need_a_judge_that_reads_them(tmp_path):
+    write_pairs(tmp_path / "test.parquet", pairs(2))
+    real = Reference("pathgen", tmp_path / "test.parquet", tmp_path / "test.parquet", certain_reader())
+    with pytest.raises(ValueError, match=r"pathgen is not drawn.*params.yaml:filter_reports.judge"):
+        judge_of(None, real)

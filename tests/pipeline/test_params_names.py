@@ -58,6 +58,10 @@ HIGH = "judged_by: high             # value | high: the interval's upper end\n  
         ("precision: auto               # auto", "precision: fp16  # auto", r"precision must be one of auto, bf16"),
         ("generators: [unidisc, medim]", "generators: [unidisc, medimm]", r"generators: 'medimm' is not"),
         ("arms: [real, ", "arms: [reel, ", r"train_downstream.arms: 'reel' is not in train_downstream.mixes .*'real'"),
+        ("  datasets: {}                    # dataset -> test", "  datasets: {phantom: 3}  #",
+         r"filter_reports.datasets: 'phantom' is not in evaluate.datasets"),
+        ("  datasets: {}                    # dataset -> test", "  datasets: {phantom_cxr: 0}  #",
+         r"filter_reports: datasets.phantom_cxr: at least 1 report must be kept, got 0"),
         ("ema: 0.999", "ema: 1.0", r"train_medim.optim: ema must lie in \[0, 1\), got 1.0"),
     ],
 )  # fmt: skip
@@ -70,6 +74,6 @@ def test_what_is_wrong_is_named(old, new, says, tmp_path, monkeypatch):
 def test_least_values(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     text = render("phantom", ROOT / "profiles")
-    line = next(line for line in text.splitlines() if line.startswith("  chunk:"))
+    line = next(line for line in text.splitlines() if line.startswith("  chunk:") and "batch" in line)
     with pytest.raises(ParamsError, match=r"generate\.chunk must be at least 1, got 0"):
         check_sections(written(tmp_path, line, "  chunk: 0"))
