@@ -113,7 +113,8 @@ def _without_punctuation(line: str) -> str:
 class Meteor:
     """One METEOR 1.5 process; use it as a context manager, one for all datasets and rows of a program.
 
-    The JVM loads its paraphrase table (7 s) in the background after `with` begins; its heap is bounded by 2 GB.
+    The JVM loads its paraphrase table (7 s) in the background after `with` begins; its heap is bounded by 2 GB. A pair is
+    matched once: two metrics, or two systems that write the same, share its statistics.
 
     Args:
         timeout: seconds that one answer may take, the loading included; then the process is killed.
@@ -126,6 +127,7 @@ class Meteor:
         self.timeout, self.matchers = timeout, tuple(matchers)
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
+        self._known: dict[str, list[float]] = {}
 
     def __enter__(self) -> Self:
         jar = jar_folder("meteor") / "meteor-1.5.jar"
@@ -172,6 +174,11 @@ class Meteor:
         return [float(answer) for answer in answers[:-1]], float(answers[-1])
 
     def _numbers(self, line: str) -> list[float]:
+        if line not in self._known:
+            self._known[line] = self._counted(line)
+        return self._known[line]
+
+    def _counted(self, line: str) -> list[float]:
         answer = self._ask(line)
         try:
             numbers = [float(word) for word in answer.split()]

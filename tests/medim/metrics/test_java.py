@@ -109,6 +109,15 @@ def test_nothing_that_a_model_writes_upsets_meteor(meteor):
     assert meteor.statistics([], []).shape == (0, STATISTICS)
 
 
+def test_a_pair_is_matched_once():
+    said, true = random_texts(3, 4), random_texts(4, 4)
+    with Meteor(timeout=120, matchers=QUICK) as short:
+        first = short.statistics(said, true)
+    np.testing.assert_array_equal(short.statistics(said[::-1], true[::-1]), first[::-1])  # nobody is there to be asked
+    with pytest.raises(RuntimeError, match="METEOR is not running"):
+        short.statistics(said, true[::-1])
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("script", ["sleep 100", "cat > /dev/null"])
 def test_silence_ends_in_an_error(monkeypatch, tmp_path, script):
