@@ -21,12 +21,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from medim.baselines.base import PairFiles, TrainingOrder
+from medim.baselines.base import TrainingOrder
 from medim.pairs import Pair, iter_pairs, write_pairs
 from medim.synthesis import read_held_out
 from medim.synthesis_filters import NO_FILTER, PairFilter, kept, read_scores
 
 Rows = NDArray[np.int64]
+MIX = "mix.json"  # what a mix consists of, beside its files
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,9 @@ class Mix:
 class MixFiles:
     """A written mix."""
 
-    pairs: PairFiles  # training files of the mix; the other splits are the real ones
+    train: Mapping[str, Path]  # dataset -> Parquet file of its training pairs
     order: TrainingOrder | None
+    seed_offset: int  # of the training
     counts: Mapping[str, Mapping[str, int]]  # dataset -> source -> training pairs
 
 
@@ -99,14 +101,16 @@ def overlaid(settings: Mapping[str, Any], changes: Mapping[str, Any], place: str
 
 
 def write_mix(
-    mix: Mix, pairs: int, real: PairFiles, synthetic: Mapping[str, Path], seed: int, folder: Path
-) -> MixFiles:
+    mix: Mix, pairs: int, real: Mapping[str, Path], synthetic: Mapping[str, Path], seed: int, folder: Path
+) -> int:
     """Write `folder`/<dataset>.parquet with the training pairs of a mix, and `folder`/mix.json, which describes it.
+
+    Returns how many pairs they are.
 
     Args:
         mix: see `Mix`.
         pairs: the study's number of pairs a dataset, of which the mix has multiples.
-        real: dataset -> split -> Parquet file; the training split is drawn from.
+        real: dataset -> Parquet file of its training pairs, which are drawn from.
         synthetic: generator -> its folder (see `medim.synthesis`).
         seed: of the draw of real pairs.
         folder: of the result.
@@ -120,25 +124,33 @@ def write_mix(
         raise KeyError(f"no generator {unknown[0]!r}, there are {', '.join(synthetic)} (params.yaml:synthesize_pairs)")
     pools = [mix.pairs] if mix.first is None else [mix.first, mix.pairs]
     if not all(pool.counts(pairs) for pool in pools):
-        raise ValueError(
-            f"of {pairs} pairs a dataset nothing is left for {mix}: raise params.yaml:train_downstream.pairs"
-        )
-    files: dict[str, dict[str, Path]] = {}
+        raise ValueError(f"of {pairs} pairs a dataset nothing is left for {mix}: raise params.yaml:mix_pairs.pairs")
     counts: dict[str, dict[str, int]] = {}
     firsts: dict[str, int] = {}
-    for dataset, splits in real.items():
-        rows = [_rows_of(pool.counts(pairs), mix, dataset, splits["train"], synthetic, seed) for pool in pools]
-        path = folder / f"{dataset}.parquet"
-        chosen = chain.from_iterable(_pairs_of(part, dataset, splits["train"], synthetic) for part in rows)
-        write_pairs(path, _once(chosen))
-        files[dataset] = {**splits, "train": path}
+    for dataset, train in real.items():
+        rows = [_rows_of(pool.counts(pairs), mix, dataset, train, synthetic, seed) for pool in pools]
+        chosen = chain.from_iterable(_pairs_of(part, dataset, train, synthetic) for part in rows)
+        write_pairs(folder / f"{dataset}.parquet", _once(chosen))
         firsts[dataset] = sum(len(found) for found in rows[0].values())
         counts[dataset] = _counted(rows)
-    (folder / "mix.json").write_text(
-        json.dumps({"mix": asdict(mix), "counts": counts}, indent=1, sort_keys=True) + "\n"
-    )
-    order = None if mix.first is None else TrainingOrder(firsts, mix.first_share)
-    return MixFiles(files, order, counts)
+    page = {"datasets": list(real), "mix": asdict(mix), "counts": counts, "first_pairs": firsts}
+    (folder / MIX).write_text(json.dumps(page, indent=1, sort_keys=True) + "\n")
+    return sum(sum(of_source.values()) for of_source in counts.values())
+
+
+def read_mix(folder: Path) -> MixFiles:
+    """What `write_mix` wrote.
+
+    Raises:
+        FileNotFoundError: nothing was written there.
+    """
+    if not (folder / MIX).is_file():
+        raise FileNotFoundError(f"{folder / MIX} is missing: run `dvc repro mix_pairs`")
+    page = json.loads((folder / MIX).read_text())
+    mix = page["mix"]
+    order = None if mix["first"] is None else TrainingOrder(page["first_pairs"], mix["first_share"])
+    files = {name: folder / f"{name}.parquet" for name in page["datasets"]}
+    return MixFiles(files, order, mix["seed_offset"], page["counts"])
 
 
 def _rows_of(
@@ -152,7 +164,7 @@ def _rows_of(
             advice = f"raise params.yaml:synthesize_pairs.settings.pairs, or let {source}'s pairs pass more easily"
         else:
             there = np.random.default_rng(seed).permutation(_number_of(train))
-            advice = f"lower params.yaml:train_downstream.pairs, or raise prepare_data.datasets.{dataset}.train"
+            advice = f"lower params.yaml:mix_pairs.pairs, or raise prepare_data.datasets.{dataset}.train"
         if len(there) < count:
             name = source or "the real training pairs"
             raise ValueError(f"a mix needs {count} pairs of {dataset} from {name}, there are {len(there)}: {advice}")

@@ -19,7 +19,7 @@ LEAST = {
     "pretrain_backbone.val_pairs": 1, "pretrain_towers.training.val_pairs": 2,
     "train_medim.settings.val_pairs": 1,
     "synthesize_pairs.card.columns": 1, "synthesize_pairs.card.zoom": 1, "synthesize_pairs.card.resamples": 2,
-    "train_downstream.pairs": 1, "train_downstream.test_pairs": 1, "train_downstream.chunk": 1,
+    "mix_pairs.pairs": 1, "train_downstream.test_pairs": 1, "train_downstream.chunk": 1,
     "evaluate_downstream.resamples": 2,
     "generate.pairs": 1, "generate.joint": 0, "generate.chunk": 1, "generate.side.pairs": 1, "generate.side.masks": 1,
     "evaluate.settings.resamples": 2, "evaluate.settings.quality.resamples": 2, "evaluate.sheet_columns": 1,
@@ -101,9 +101,9 @@ def _downstream_uses(
     sections: Mapping[str, Any], trained: list[str], prepared: list[str]
 ) -> Iterator[tuple[str, Iterable[str], list[str], str]]:
     """As `_uses`, of the synthetic pairs and of what is trained on them."""
-    if not {"synthesize_pairs", "train_downstream"} <= set(sections):
+    if not {"synthesize_pairs", "mix_pairs", "train_downstream"} <= set(sections):
         return
-    synthesis, study = sections["synthesize_pairs"], sections["train_downstream"]
+    synthesis, mixed, study = (sections[name] for name in ("synthesize_pairs", "mix_pairs", "train_downstream"))
     yield (
         "synthesize_pairs.generators",
         synthesis.generators,
@@ -121,7 +121,7 @@ def _downstream_uses(
         list(study.changes),
         "train_downstream.changes ({} changes nothing)",
     )
-    yield "train_downstream.arms", study.arms, list(study.mixes), "train_downstream.mixes"
-    yield "train_downstream.datasets", study.datasets, list(synthesis.prompts), "synthesize_pairs.prompts"
-    needed = dict.fromkeys(name for arm in study.arms if arm in study.mixes for name in study.mixes[arm].generators)
-    yield "train_downstream.mixes", needed, list(synthesis.generators), "synthesize_pairs.generators"
+    yield "train_downstream.arms", study.arms, list(mixed.mixes), "mix_pairs.mixes"
+    yield "mix_pairs.datasets", mixed.datasets, list(synthesis.prompts), "synthesize_pairs.prompts"
+    needed = dict.fromkeys(name for arm in study.arms if arm in mixed.mixes for name in mixed.mixes[arm].generators)
+    yield "mix_pairs.mixes", needed, list(synthesis.generators), "synthesize_pairs.generators"

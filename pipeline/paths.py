@@ -74,6 +74,10 @@ class World:
         """Parquet file of a generator's synthetic pairs (medim.synthesis.SYNTHETIC_SCHEMA)."""
         return self.synthetic(generator) / f"{dataset}.parquet"
 
+    def mix(self, arm: str) -> Path:
+        """Folder of the training pairs of an arm of the downstream study: <dataset>.parquet, mix.json."""
+        return self.root / "mixes" / arm
+
     def generated(self, model: str) -> Path:
         """Folder of what a model generated, as Parquet files `<dataset>/<task>.parquet`."""
         return self.root / "generated" / model

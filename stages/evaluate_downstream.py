@@ -36,10 +36,11 @@ def main() -> None:
         read_section("evaluate_downstream", Section),
         read_section("evaluate.settings", EvaluationSettings),
     )
-    world, study = world_from_params(), read_yaml(PARAMS)["train_downstream"]
+    world, page = world_from_params(), read_yaml(PARAMS)
+    study, datasets = page["train_downstream"], page["mix_pairs"]["datasets"]
     models = [f"{method}_{arm}" for method in study["methods"] for arm in study["arms"]]
     metrics, reader = world.metrics("downstream"), world.model("finding_reader")
-    section = {"params": params, "settings": settings, "models": models, "datasets": study["datasets"]}
+    section = {"params": params, "settings": settings, "models": models, "datasets": datasets}
     inputs = [world.pairs_folder(), world.filtered(), reader, *(world.generated(model) for model in models)]
     with (
         stage_run("evaluate_downstream", section=section, inputs=inputs, outputs=[metrics]) as run,
@@ -49,11 +50,11 @@ def main() -> None:
         kept = kept_ids(world.filtered())
         references = {
             name: Reference(name, world.pairs(name, "test"), world.pairs(name, "train"), judge, kept=kept.get(name))
-            for name in study["datasets"]
+            for name in datasets
         }
         evaluation = Evaluation(references, modality_prompts(references), settings, meteor, run.seed)
-        page = downstream_page(world.root / "generated", references, models, evaluation, params.resamples)
-        (run.work / "downstream.json").write_text(json.dumps(page, indent=1, sort_keys=True) + "\n")
+        result = downstream_page(world.root / "generated", references, models, evaluation, params.resamples)
+        (run.work / "downstream.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
         run.place(run.work / "downstream.json", metrics)
 
 

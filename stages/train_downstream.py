@@ -1,6 +1,6 @@
 """Stage train_downstream@method-arm: a mix -> a report writer and its reports.   dvc repro train_downstream@r2gen-real
 
-in   data/pairs, synthetic/<generator> of the arm's mix, models/<method> (its prior)
+in   mixes/<arm>, data/pairs (val and test), models/<method> (its prior)
 out  models/<method>_<arm>, generated/<method>_<arm>/<dataset>/image_to_report.parquet
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from medim.baselines import get_method
 from medim.baselines.base import TrainInputs
 from medim.baselines.writer_prior import PRIOR
-from medim.downstream import Mix, overlaid, write_mix
+from medim.downstream import MIX, overlaid, read_mix
 from medim.generation import Question, answer
 from medim.pairs import read_pairs
 from medim.system_loading import load_system
@@ -34,11 +34,8 @@ class Section:
 
     methods: tuple[str, ...]
     arms: tuple[str, ...]
-    datasets: tuple[str, ...]
-    pairs: int
     test_pairs: int
     chunk: int
-    mixes: dict[str, Mix]
     changes: Mapping[str, Mapping[str, Any]]
 
 
@@ -49,25 +46,24 @@ def main() -> None:
     parser.add_argument("--arm", required=True)
     method, arm = vars(parser.parse_args()).values()
     params, world, name = read_section("train_downstream", Section), world_from_params(), f"{method}_{arm}"
-    mix, usual = params.mixes[arm], read_yaml(PARAMS)["train_baseline"]["settings"][method]
+    usual = read_yaml(PARAMS)["train_baseline"]["settings"][method]
     settings = overlaid(usual, params.changes[method], f"params.yaml:train_baseline.settings.{method}")
-    section = {"mix": mix, "settings": settings, "datasets": params.datasets, "pairs": params.pairs,
-               "test_pairs": params.test_pairs, "chunk": params.chunk}  # fmt: skip
-    synthetic = {generator: world.synthetic(generator) for generator in mix.generators}
+    section = {"settings": settings, "test_pairs": params.test_pairs, "chunk": params.chunk}
     prior = world.model(method) / PRIOR if settings["pretraining"] is not None else None
-    inputs = [world.pairs_folder(), *synthetic.values(), *([] if prior is None else [prior])]
+    inputs = [world.pairs_folder(), world.mix(arm), *([] if prior is None else [prior])]
     outputs = [world.model(name), world.generated(name)]
     with stage_run("train_downstream", f"{method}-{arm}", section=section, inputs=inputs, outputs=outputs) as run:
-        seed = run.seed + mix.seed_offset
-        real = {one: {split: world.pairs(one, split) for split in SPLITS} for one in params.datasets}
-        files, result = write_mix(mix, params.pairs, real, synthetic, seed, run.work / "mix"), run.work / "result"
+        mix, result = read_mix(world.mix(arm)), run.work / "result"
+        seed, datasets = run.seed + mix.seed_offset, tuple(mix.train)
+        real = {one: {split: world.pairs(one, split) for split in SPLITS} for one in datasets}
+        pairs = {one: {**splits, "train": mix.train[one]} for one, splits in real.items()}
         trained = get_method(method).train(
-            TrainInputs(files.pairs, params.datasets, settings, seed, run.work, result, run.log, device(), prior=prior,
-                        order=files.order)
+            TrainInputs(pairs, datasets, settings, seed, run.work, result, run.log, device(), prior=prior,
+                        order=mix.order)
         )  # fmt: skip
-        shutil.copyfile(run.work / "mix" / "mix.json", result / "mix.json")
+        shutil.copyfile(world.mix(arm) / MIX, result / MIX)
         system = load_system(result, device=device())
-        for dataset in params.datasets:
+        for dataset in datasets:
             asked = Question(TASK, dataset, read_pairs(world.pairs(dataset, "test"), params.test_pairs))
             path = run.work / "generated" / dataset / f"{TASK}.parquet"
             answer(system, asked, run.seed, params.chunk, run.work / "parts", path)

@@ -21,7 +21,7 @@ PROFILES = profiles(ROOT / "profiles")
 TEXTS = {name: render(name, ROOT / "profiles") for name in PROFILES}
 PARAMS = {name: parse_yaml(text, name) for name, text in TEXTS.items()}
 # Stages whose bytes cannot depend on the number of threads: they do no arithmetic with tensors.
-WITHOUT_THREADS = {"hash_code", "prepare_data"}
+WITHOUT_THREADS = {"hash_code", "prepare_data", "mix_pairs"}
 
 per_profile = pytest.mark.parametrize("profile", PROFILES)
 per_stage = pytest.mark.parametrize("stage", STAGES)
@@ -165,7 +165,7 @@ def test_datasets_are_prepared_before_they_are_used(profile):
         "train_baseline": params["train_baseline"]["datasets"],
         "generate": params["generate"]["datasets"],
         "synthesize_pairs": list(params["synthesize_pairs"]["prompts"]),
-        "train_downstream": params["train_downstream"]["datasets"],
+        "mix_pairs": params["mix_pairs"]["datasets"],
         "evaluate": [*params["evaluate"]["datasets"], *params["evaluate"]["datasets"].values()],
     }
     missing = {stage: set(datasets) - set(sizes) for stage, datasets in used.items() if set(datasets) - set(sizes)}

@@ -113,8 +113,8 @@ def _without_punctuation(line: str) -> str:
 class Meteor:
     """One METEOR 1.5 process; use it as a context manager, one for all datasets and rows of a program.
 
-    The JVM loads its paraphrase table (7 s) in the background after `with` begins; its heap is bounded by 2 GB. A pair is
-    matched once: two metrics, or two systems that write the same, share its statistics.
+    The JVM loads its paraphrase table (7 s) in the background after `with` begins; its heap is bounded by 2 GB. A pair
+    is matched once: two metrics, or two systems that write the same, share its statistics.
 
     Args:
         timeout: seconds that one answer may take, the loading included; then the process is killed.

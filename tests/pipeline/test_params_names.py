@@ -57,7 +57,7 @@ HIGH = "judged_by: high             # value | high: the interval's upper end\n  
         ("lr: 1e-3", "lr: .nan", r"lr must lie in .*, got nan"),
         ("precision: auto               # auto", "precision: fp16  # auto", r"precision must be one of auto, bf16"),
         ("generators: [unidisc, medim]", "generators: [unidisc, medimm]", r"generators: 'medimm' is not"),
-        ("arms: [real, ", "arms: [reel, ", r"train_downstream.arms: 'reel' is not in train_downstream.mixes .*'real'"),
+        ("arms: [real, ", "arms: [reel, ", r"train_downstream.arms: 'reel' is not in mix_pairs.mixes .*'real'"),
         ("  datasets: {}                    # dataset -> test", "  datasets: {phantom: 3}  #",
          r"filter_reports.datasets: 'phantom' is not in evaluate.datasets"),
         ("  datasets: {}                    # dataset -> test", "  datasets: {phantom_cxr: 0}  #",

@@ -133,13 +133,13 @@ def test_every_profile_of_this_repository_can_be_written(name):
 
 
 def test_a_mapping_is_free_by_its_last_key_or_by_all(folder):
-    base = "train_baseline: {settings: {r2gen: {beams: 3}}}\ntrain_downstream: {mixes: {real: 1}}\n"
+    base = "train_baseline: {settings: {r2gen: {beams: 3}}}\nmix_pairs: {mixes: {real: 1}}\n"
     (folder / "phantom.yaml").write_text(PHANTOM + base)
-    more = "train_baseline: {settings: {blip: {beams: 1}}}\ntrain_downstream: {mixes: {twice: 2}}\n"
+    more = "train_baseline: {settings: {blip: {beams: 1}}}\nmix_pairs: {mixes: {twice: 2}}\n"
     (folder / "tiny.yaml").write_text("profile: tiny\n" + more)
     params = parse_yaml(render("tiny", folder), "tiny")
     assert params["train_baseline"] == {"settings": {"r2gen": {"beams": 3}, "blip": {"beams": 1}}}
-    assert params["train_downstream"] == {"mixes": {"real": 1, "twice": 2}}
+    assert params["mix_pairs"] == {"mixes": {"real": 1, "twice": 2}}
     (folder / "phantom.yaml").write_text(PHANTOM + "generate: {settings: {a: 1}}\n")
     (folder / "tiny.yaml").write_text("profile: tiny\ngenerate: {settings: {b: 2}}\n")
     with pytest.raises(ParamsError, match=r"has no generate\.settings\.b"):

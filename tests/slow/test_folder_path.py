@@ -74,6 +74,7 @@ def folder_profile(clone):
     data["drawings"] = {"train": 32, "val": 8, "test": 0}
     data["marks"] = {"train": 32, "val": 8, "test": 0}
     merged["prepare_data"]["datasets"] = data
+    merged["filter_reports"] = {"datasets": {}}
     merged |= {"profile": "own", "world": "own"}
     text = yaml.safe_dump(merged, sort_keys=False)
     replaced = (("prepare_data", "datasets"), ("evaluate", "datasets"), ("train_baseline", "settings"),

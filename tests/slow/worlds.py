@@ -34,6 +34,7 @@ SMALL = {
     "train_finding_reader": {"reader": {"pictures": 40, "held_out": 16}, "optim": OPTIM},
     "train_vqgan": {"val_pairs": 4, "training": {"loss": {"disc_start": 5}, "sheet_at": [4]}, "optim": OPTIM},
     "evaluate_vqgan": {"settings": {"resamples": 10, "set_resamples": 3}},
+    "filter_reports": {"datasets": {"phantom_pathology": 6}},
     "pretrain_backbone": {"val_pairs": 4, "optim": OPTIM},
     "pretrain_towers": {"training": {"val_pairs": 4}, "optim": OPTIM},
     "train_medim": {"settings": {"val_pairs": 4}, "optim": OPTIM},
