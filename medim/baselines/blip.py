@@ -12,7 +12,8 @@ What differs from the captioning code, and why:
   modality and belongs to the text;
 - no random crops, flips and RandAugment: a flip contradicts a report that names sides;
 - one cosine with warm-up (`Optimisation`), as for all systems, in the place of a cosine per epoch;
-- without released weights, the image-text pretraining is a training by the same loss (`pretraining`).
+- without released weights, the image-text pretraining is a training by the same loss or of the vision transformer
+  alone (`pretraining`), which can stand still behind it (`frozen`).
 
 Letters: B pairs of a batch, S pixels a side, L tokens of the longest text, V words.
 """
@@ -23,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -64,6 +65,7 @@ class BlipSettings:
     start: str | None  # released model_base*.pth
     val_pairs: int  # a dataset
     pretraining: WriterPretraining | None  # a first training, of which words and all weights are kept
+    frozen: tuple[str, ...]  # parts that do not learn behind it: vision; published: none
     optim: Optimisation
 
     def __post_init__(self) -> None:
@@ -90,6 +92,8 @@ def blip_config(network: BlipNetwork, words: PublishedWords) -> BlipConfig:
 
 class BlipWriter(ReportWriter):
     """BLIP with its words."""
+
+    PARTS: ClassVar[Mapping[str, tuple[str, ...]]] = {"vision": ("network.vision_model",)}
 
     def __init__(self, sizes: BlipNetwork, words: PublishedWords) -> None:
         super().__init__()
@@ -157,20 +161,27 @@ class BlipWriter(ReportWriter):
         return cls(sizes, PublishedWords.of_config(config["words"]))
 
 
+def first_blip(settings: BlipSettings, texts: Sequence[str]) -> BlipWriter:
+    """The writer that its pretraining begins with; nothing of it stands still."""
+    return BlipWriter(settings.network, PublishedWords.build(settings.words, texts))
+
+
 def build_blip(settings: BlipSettings, texts: Sequence[str], prior: Prior | None = None) -> BlipWriter:
     """An untrained writer, from a prior or the released weights where one is given.
 
     Raises:
-        FileNotFoundError, ValueError: see `PublishedWords`, `load_released_blip` and `Prior`.
+        FileNotFoundError, ValueError: see `PublishedWords`, `load_released_blip`, `Prior` and `hold`.
     """
     if prior is not None:
         writer = BlipWriter(settings.network, PublishedWords.of_prior(prior.config["words"], settings.words, texts))
         prior.check_sizes(writer.config(), ["network.vision", "network.text"])
         prior.fill(writer)
+        writer.hold(settings.frozen, dict.fromkeys(writer.PARTS, True))
         return writer
-    writer = BlipWriter(settings.network, PublishedWords.build(settings.words, texts))
+    writer = first_blip(settings, texts)
     if settings.start is not None:
         print(f"blip: {load_released_blip(writer.network, Path(settings.start))} tensors from {settings.start}")
+    writer.hold(settings.frozen, dict.fromkeys(writer.PARTS, settings.start is not None))
     return writer
 
 
@@ -178,10 +189,9 @@ def train(inputs: TrainInputs) -> Trained:
     """Train BLIP; see `train_writer`. settings: see `BlipSettings`."""
     settings = read_settings(BlipSettings, inputs.settings, PLACE)
 
-    build = partial(build_blip, settings)
     recipe = WriterRecipe(
-        "medim.baselines.blip", settings.optim, settings.val_pairs, build, settings.pretraining, build,
-        kept_whole=True, starts={"start": settings.start},
+        "medim.baselines.blip", settings.optim, settings.val_pairs, partial(build_blip, settings),
+        settings.pretraining, partial(first_blip, settings), kept_whole=True, starts={"start": settings.start},
     )  # fmt: skip
     return train_writer(inputs, recipe)
 

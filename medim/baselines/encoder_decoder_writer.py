@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ class EncoderDecoderSettings:
     val_pairs: int  # validation pairs a dataset at most
     start: str | None  # Hugging Face folder of a released ResNet (published: ResNet-101 of ImageNet)
     pretraining: WriterPretraining | None  # a first training; the extractor's weights are kept
+    frozen: tuple[str, ...]  # parts that keep these weights: extractor; published: none
     optim: Optimisation
 
     def __post_init__(self) -> None:
@@ -73,6 +74,8 @@ class Writing:
 
 class EncoderDecoderWriter(ReportWriter):
     """Extractor, network and words."""
+
+    PARTS: ClassVar[Mapping[str, tuple[str, ...]]] = {"extractor": ("extractor",)}
 
     def __init__(
         self, extractor: ExtractorSettings, make_network: MakeNetwork, words: ReportWords, writing: Writing
@@ -171,11 +174,16 @@ def train_encoder_decoder(
     """
     settings = read_settings(kind, inputs.settings, f"params.yaml:train_baseline.settings.{method}")
 
-    def build(texts: Sequence[str], prior: Prior | None = None) -> EncoderDecoderWriter:
+    def first(texts: Sequence[str], prior: Prior | None = None) -> EncoderDecoderWriter:
         return new_writer(texts, settings, partial(network, settings.network), method, prior)
 
+    def build(texts: Sequence[str], prior: Prior | None) -> EncoderDecoderWriter:
+        writer = first(texts, prior)
+        writer.hold(settings.frozen, dict.fromkeys(writer.PARTS, prior is not None or settings.start is not None))
+        return writer
+
     recipe = WriterRecipe(
-        f"medim.baselines.{method}", settings.optim, settings.val_pairs, build, settings.pretraining, build,
+        f"medim.baselines.{method}", settings.optim, settings.val_pairs, build, settings.pretraining, first,
         kept_whole=False, starts={"start": settings.start},
     )  # fmt: skip
     return train_writer(inputs, recipe)

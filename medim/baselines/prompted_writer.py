@@ -46,7 +46,7 @@ def split_template(template: str, marks: Sequence[str]) -> list[str]:
 class PromptedWriter(ReportWriter):
     """A report writer whose language model goes on from words and a picture."""
 
-    PARTS: ClassVar[Mapping[str, tuple[str, ...]]]  # part -> names of its modules and parameters
+    MOVING = (LANGUAGE,)  # its only dropout is LoRA's
     SIZES: ClassVar[type]  # dataclass of the network's sizes, which has a field `lora`
     BUILT: ClassVar[tuple[str, ...]]  # fields of it that say which weights there are; LoRA's come on top
 
@@ -54,7 +54,6 @@ class PromptedWriter(ReportWriter):
         """`sizes`: of the class SIZES."""
         super().__init__()
         self.sizes, self.words = sizes, words
-        self.still: tuple[str, ...] = ()  # modules that stay in eval mode
 
     @property
     @abstractmethod
@@ -120,44 +119,6 @@ class PromptedWriter(ReportWriter):
             add_lora(self.decoder.decoder, lora)
             for name in self.PARTS[LANGUAGE]:
                 train_only(self.get_submodule(name), [])
-
-    def hold(self, frozen: Sequence[str], start: Mapping[str, bool]) -> None:
-        """Let parts stand still: they do not learn and keep eval mode.
-
-        Args:
-            frozen: names of PARTS.
-            start: part -> whether it has pretrained weights.
-
-        Raises:
-            ValueError: no such part, or one that would stand still at random weights.
-        """
-        for part in frozen:
-            if part not in self.PARTS:
-                raise ValueError(
-                    f"frozen holds {part!r}, parts are {', '.join(self.PARTS)} (params.yaml:train_baseline)"
-                )
-            if not start[part]:
-                raise ValueError(
-                    f"frozen holds {part!r}, whose weights are random: give it a start or a pretraining, or let it "
-                    f"learn (params.yaml:train_baseline.settings)"
-                )
-            self._hold(part)
-
-    def _hold(self, part: str) -> None:
-        names = self.PARTS[part]
-        for name, parameter in self.named_parameters():
-            if any(name == held or name.startswith(f"{held}.") for held in names):
-                parameter.requires_grad_(False)
-        if part != LANGUAGE:  # its only dropout is LoRA's
-            modules = {name for name, _ in self.named_modules()}
-            self.still += tuple(name for name in names if name in modules)
-
-    def train(self, mode: bool = True) -> Self:
-        """As usual, but that what stands still stays in eval mode."""
-        super().train(mode)
-        for name in self.still:
-            self.get_submodule(name).eval()
-        return self
 
 
 def existing(path: str | None) -> Path | None:

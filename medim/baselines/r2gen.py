@@ -7,6 +7,8 @@ Differs:
 - trained by `fit` like every other row (AdamW, cosine, clipped norm, averaged weights), where the published one has
   Adam with amsgrad, a step schedule and half the learning rate for the residual network: all rows are
   given the same care. The last weights are kept, not those of the best test score.
+- the residual network can stand still, its statistics too (`frozen`): in short trainings the writer's loss makes it
+  forget what it saw (docs/study.md).
 - no left-right flips, which the published training has though reports name sides; no random crops.
 - full stops, decimals and the prompt are kept (`cleaning: plain`), references are never cut.
 """

@@ -8,6 +8,7 @@ Differs:
 - trained by `fit` like every other row (AdamW, cosine, clipped norm, averaged weights), where the published one has
   Adam with amsgrad, a step schedule, no clipping and a fifth of the learning rate for the residual network: all rows
   are given the same care. The last weights are kept, not those of the best test score.
+- the residual network can stand still, its statistics too (`frozen`), see r2gen.py.
 - no left-right flips, which the published training has though reports name sides; no random crops.
 - full stops, decimals and the prompt are kept (`cleaning: plain`), references are never cut.
 - masked scores are -1e9 as in R2Gen, where the published ones are minus infinity: the same weights.

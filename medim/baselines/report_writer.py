@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
@@ -62,6 +62,13 @@ class WriterBatch:
 class ReportWriter(nn.Module):
     """A network that writes the report of a picture. Its subclasses are the systems of Tables 3 and 7."""
 
+    PARTS: ClassVar[Mapping[str, tuple[str, ...]]]  # what can stand still -> names of its modules and parameters
+    MOVING: ClassVar[tuple[str, ...]] = ()  # parts that do not learn when they are held, but stay in training mode
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.still: tuple[str, ...] = ()  # modules that stay in eval mode
+
     @abstractmethod
     def loss(self, images: Tensor, texts: Sequence[str], generator: torch.Generator) -> Tensor:
         """Scalar training loss of B pairs; images (B, 3, S, S) in [-1, 1]; randomness from `generator` (on the CPU) or
@@ -94,6 +101,44 @@ class ReportWriter(nn.Module):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Everything but the weights that makes this network again (sizes, words), as JSON."""
+
+    def hold(self, frozen: Sequence[str], start: Mapping[str, bool]) -> None:
+        """Let parts stand still: they do not learn and keep eval mode.
+
+        Args:
+            frozen: names of PARTS.
+            start: part -> whether it has pretrained weights.
+
+        Raises:
+            ValueError: no such part, or one that would stand still at random weights.
+        """
+        for part in frozen:
+            if part not in self.PARTS:
+                raise ValueError(
+                    f"frozen holds {part!r}, parts are {', '.join(self.PARTS)} (params.yaml:train_baseline)"
+                )
+            if not start[part]:
+                raise ValueError(
+                    f"frozen holds {part!r}, whose weights are random: give it a start or a pretraining, or let it "
+                    f"learn (params.yaml:train_baseline.settings)"
+                )
+            self._hold(part)
+
+    def _hold(self, part: str) -> None:
+        names = self.PARTS[part]
+        for name, parameter in self.named_parameters():
+            if any(name == held or name.startswith(f"{held}.") for held in names):
+                parameter.requires_grad_(False)
+        if part not in self.MOVING:
+            modules = {name for name, _ in self.named_modules()}
+            self.still += tuple(name for name in names if name in modules)
+
+    def train(self, mode: bool = True) -> Self:
+        """As usual, but that what stands still stays in eval mode."""
+        super().train(mode)
+        for name in self.still:
+            self.get_submodule(name).eval()
+        return self
 
 
 def save_writer(writer: ReportWriter, folder: Path, extra: Mapping[str, Any]) -> None:

@@ -94,7 +94,7 @@ def test_gradients_are_finite_in_bfloat16(sizes):
 def settings(words=WORDS, **changes):
     values = {
         "extractor": asdict(EXTRACTOR), "network": asdict(R2GEN), "words": words, "beams": 2, "val_pairs": 4,
-        "start": None, "pretraining": None, "optim": asdict(OPTIM),
+        "start": None, "pretraining": None, "frozen": [], "optim": asdict(OPTIM),
     } | changes  # fmt: skip
     return read_settings(R2GenSettings, values, "here")
 

@@ -108,6 +108,45 @@ def test_of_an_encoder_decoder_the_extractor_is_kept_alone(tmp_path, method, siz
     assert not all(torch.allclose(plain[name], result[name], rtol=0, atol=1e-4) for name in learned)
 
 
+@EXTRACTORS
+def test_an_extractor_that_stands_still_keeps_weights_and_statistics_of_the_prior(tmp_path, method, sizes):
+    optim = {**tiny.OPTIM, "steps": 3, "batch_size": 4, "lr": 1e-2}
+    results = {}
+    for name, frozen in (("held", ["extractor"]), ("free", [])):
+        (tmp_path / name).mkdir()
+        given, _ = word_inputs(tmp_path / name, sizes, optim=optim, pretraining=FIRST, frozen=frozen)
+        given = replace(given, pairs={**given.pairs, "drawings": tiny.inputs(tmp_path / name, {}).pairs["drawings"]})
+        get_method(method).train(given)
+        prior, result = (load_file(folder / "model.safetensors") for folder in (given.out / "prior", given.out))
+        seen = [key for key in result if key.startswith("extractor.")]
+        assert any("running_mean" in key for key in seen)
+        results[name] = [torch.equal(prior[key], result[key]) for key in seen if "num_batches" not in key], result
+    assert all(results["held"][0]) and not any(results["free"][0])
+    moved = [key for key in results["held"][1] if key.startswith("network.") and key.endswith("query.weight")]
+    assert moved and not any(torch.equal(results["held"][1][key], results["free"][1][key]) for key in moved)
+
+
+def test_random_weights_do_not_stand_still(tmp_path):
+    given, _ = word_inputs(tmp_path, R2GEN, frozen=["extractor"])
+    with pytest.raises(ValueError, match="frozen holds 'extractor', whose weights are random"):
+        get_method("r2gen").train(given)
+    with pytest.raises(ValueError, match="frozen holds 'decoder', parts are extractor"):
+        get_method("r2gen").train(replace(given, settings={**given.settings, "frozen": ["decoder"]}))
+    blip = tiny.inputs(tmp_path, {**WHOLE["blip"], "frozen": ["vision"]})
+    with pytest.raises(ValueError, match="frozen holds 'vision', whose weights are random"):
+        get_method("blip").train(blip)
+
+
+def test_blips_vision_stands_still_behind_its_pretraining(tmp_path):
+    optim = {**tiny.OPTIM, "steps": 2, "lr": 1e-2}
+    settings = {**WHOLE["blip"], "optim": optim, "pretraining": FIRST, "frozen": ["vision"]}
+    _, _, prior, result = train(tmp_path / "blip", "blip", settings)
+    seen = {name: torch.equal(prior[name], value) for name, value in result.items()}
+    held = {name: same for name, same in seen.items() if name.startswith("network.vision_model.")}
+    assert len(held) > 10 and all(held.values())
+    assert not any(same for name, same in seen.items() if name.endswith("query.weight") and name not in held)
+
+
 def test_a_killed_training_ends_with_the_same_bytes_in_either_phase(tmp_path):
     optim = {**tiny.OPTIM, "steps": 4, "checkpoint_every": 2, "log_every": 1, "ema": 0.9}
 

@@ -9,7 +9,7 @@ BLIP_TEXT = {
 BLIP_NETWORK = {"vision": tiny.VISION, "text": BLIP_TEXT, "label_smoothing": 0.1, "beams": 3}
 BLIP = {
     "words": tiny.WORDS, "network": BLIP_NETWORK, "start": None, "val_pairs": 3, "pretraining": None,
-    "optim": tiny.OPTIM,
+    "frozen": [], "optim": tiny.OPTIM,
 }  # fmt: skip
 QFORMER = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,

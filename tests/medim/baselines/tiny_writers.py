@@ -65,7 +65,7 @@ def inputs(folder, sizes, **changes):
     write_pairs(folder / "d.parquet", pairs())
     settings = {
         "extractor": asdict(EXTRACTOR), "network": asdict(sizes), "words": WORDS, "beams": 3, "val_pairs": 4,
-        "start": None, "pretraining": None, "optim": asdict(OPTIM),
+        "start": None, "pretraining": None, "frozen": [], "optim": asdict(OPTIM),
     } | changes  # fmt: skip
     files = {"d": {"train": folder / "d.parquet", "val": folder / "d.parquet"}}
     logs = []
