@@ -65,7 +65,7 @@ def settings(steps: int) -> EncoderDecoderSettings:
     decoder = DecoderSizes(width=64, inner=128, heads=4, layers=1, dropout=0.1, feature_dropout=0.1)
     return EncoderDecoderSettings(
         ExtractorSettings(16, (16, 32, 64), (1, 1, 1), "basic", "unit"), R2GenSizes(decoder, 3, 4),
-        WordSettings(1, "plain", 60, "cut"), 3, 1, None, None, optim,
+        WordSettings(1, "plain", 60, "cut"), 3, 1, None, None, (), optim,
     )  # fmt: skip
 
 
