@@ -8,7 +8,8 @@ Source: the Tokenizer of cuhksz-nlp/R2Gen, modules/tokenizers.py. Two cleanings 
             hyphens go, and every sentence, an empty one too, is given its full stop
 
 Differs from the published one: the ":" after the prompt is a word under both cleanings, so that a written text can be
-split again (`medim.pairs.split_prompt`); no text is cut unless the settings say so; `decode` sets marks as in print.
+split again (`medim.pairs.split_prompt`); no text is cut unless the settings say so; `decode` sets marks, and the
+capitals of sentences, as in print.
 """
 
 from __future__ import annotations
@@ -62,6 +63,14 @@ def readable(words: Sequence[str]) -> str:
     """Words joined by blanks, but none before a closing mark or behind an opening one."""
     text = re.sub(r" ([.,;:!?%)\]}])", r"\1", " ".join(words))
     return re.sub(r"([(\[{]) ", r"\1", text)
+
+
+def capitalised(text: str) -> str:
+    """ "<prompt>: <report>", or a report alone, with a capital where a sentence of the report begins."""
+    prompt, mark, report = text.partition(PROMPT_END)
+    if not mark:
+        prompt, report = "", text
+    return prompt + mark + re.sub(r"(?:^ ?|(?<=[.!?] ))[a-z]", lambda first: first[0].upper(), report)
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ class ReportWords:
             if not 0 < number <= len(self.words):
                 raise ValueError(f"word ids must lie in [0, {len(self.words)}], got {number}: another vocabulary?")
             words.append(self.words[number - 1])
-        return readable(words)
+        return capitalised(readable(words))
 
     def batch(self, texts: Sequence[str], most: int | None) -> tuple[Tensor, Tensor]:
         """B texts as ids (B, T + 1) int64, begun and padded with 0, and (B, T) bool: which of ids[:, 1:] are learned.

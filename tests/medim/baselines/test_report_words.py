@@ -6,18 +6,20 @@ import torch
 from medim.baselines.report_words import (
     ReportWords,
     WordSettings,
+    capitalised,
     check_lengths,
     plain_words,
     r2gen_words,
     readable,
     words_of,
 )
+from medim.data.splits import drawn_pairs
 from medim.pairs import full_text, split_prompt
 
 TEXTS = (
-    "chest x-ray: the heart is large. no edema.",
-    "chest x-ray: nodule of 1.5 cm (right), 2/3 of the lung is clear.",
-    "histology, h&e: no mitoses are seen.",
+    "chest x-ray: The heart is large. No edema.",
+    "chest x-ray: Nodule of 1.5 cm (right), 2/3 of the lung is clear.",
+    "histology, h&e: No mitoses are seen.",
 )
 
 
@@ -64,20 +66,30 @@ def test_the_prompt_survives_both_cleanings():
             prompt, report = split_prompt(words.decode(words.encode(text)))
             found = words_of(text, cleaning)
             assert prompt == readable(found[: found.index(":")])
-            assert report.startswith(("the heart is large. no edema", "nodule of 1", "no mitoses"))
+            assert report.startswith(("The heart is large. No edema", "Nodule of 1", "No mitoses"))
 
 
 def test_plain_texts_come_back_as_they_were():
     words = ReportWords.build(TEXTS, 1, "plain")
-    for text in (TEXTS[0], TEXTS[1], full_text("chest x-ray", "no edema. the lung is clear (right).")):
+    for text in (TEXTS[0], TEXTS[1], full_text("chest x-ray", "No edema. The lung is clear (right).")):
         assert words.decode(words.encode(text)) == text
+
+
+def test_capitals_stand_where_sentences_of_the_report_begin():
+    assert capitalised("chest x-ray, t4-5: no edema. 1.5 cm. e.g. this? yes! ok") == (
+        "chest x-ray, t4-5: No edema. 1.5 cm. E.g. This? Yes! Ok"
+    )
+    assert capitalised("a. b") == "A. B" and capitalised("") == "" and capitalised("x:") == "x:"
+    for pair in drawn_pairs("phantom_cxr", "train", 0, 40, 32):
+        text = full_text(pair.prompt, pair.report)
+        assert capitalised(text[: len(pair.prompt)] + text[len(pair.prompt) :].lower()) == text
 
 
 def test_ids_are_those_of_the_published_tokenizer():
     words = ReportWords.build(["b b a c", "b a"], 2, "r2gen")
     assert words.words == (".", "<unk>", "a", "b") and words.num_ids == 5
     assert words.encode("b c a") == [4, 2, 3, 1]
-    assert words.decode([4, 2, 3, 1, 0, 4]) == "b <unk> a."
+    assert words.decode([4, 2, 3, 1, 0, 4]) == "B <unk> a."
 
 
 def test_a_rare_colon_is_kept_where_there_are_prompts():

@@ -24,12 +24,12 @@ OPTIM = Optimisation(
     clip=1.0, ema=0, precision="fp32", checkpoint_every=1000, validate_every=0, log_every=50,
 )  # fmt: skip
 REPORTS = [
-    "the heart is large. no edema.",
-    "there is a left effusion.",
-    "nodule of 1.5 cm, right upper lung.",
-    "no effusion. the heart is normal.",
+    "The heart is large. No edema.",
+    "There is a left effusion.",
+    "Nodule of 1.5 cm, right upper lung.",
+    "No effusion. The heart is normal.",
     "2/3 of the left lung is opaque.",
-    "there is edema.",
+    "There is edema.",
 ]
 PROMPT = "chest x-ray"
 
