@@ -11,7 +11,7 @@ from flows.flow_body import run_flow
 from flows.run_stages import Policy
 
 NAME = "downstream-augmentation"
-PREFIXES = ("synthesize_pairs", "mix_pairs", "train_downstream", "evaluate_downstream", "record_tables")
+PREFIXES = ("synthesize_pairs", "train_downstream", "evaluate_downstream", "record_tables")
 TABLES = ("figure5a", "figure5b", "figure5c", "figure6a", "figure6b", "downstream")
 
 
