@@ -74,9 +74,13 @@ class World:
         """Parquet file of a generator's synthetic pairs (medim.synthesis.SYNTHETIC_SCHEMA)."""
         return self.synthetic(generator) / f"{dataset}.parquet"
 
+    def mixes(self) -> Path:
+        """Folder of the training pairs of the downstream study, one folder an arm."""
+        return self.root / "mixes"
+
     def mix(self, arm: str) -> Path:
-        """Folder of the training pairs of an arm of the downstream study: <dataset>.parquet, mix.json."""
-        return self.root / "mixes" / arm
+        """The training pairs of one arm: <dataset>.parquet, mix.json."""
+        return self.mixes() / arm
 
     def generated(self, model: str) -> Path:
         """Folder of what a model generated, as Parquet files `<dataset>/<task>.parquet`."""

@@ -28,9 +28,10 @@ class Section:
 
 def main() -> None:
     """Write the mix of every arm that is trained."""
-    params, world, arms = read_section("mix_pairs", Section), world_from_params(), _arms()
+    params, world = read_section("mix_pairs", Section), world_from_params()
+    arms: list[str] = read_yaml(PARAMS)["train_downstream"]["arms"]
     synthetic = {name: world.synthetic(name) for arm in arms for name in params.mixes[arm].generators}
-    out, section = world.mix(arms[0]).parent, {"params": params, "arms": arms}
+    out, section = world.mixes(), {"params": params, "arms": arms}
     inputs = [world.pairs_folder(), *synthetic.values()]
     with stage_run("mix_pairs", section=section, inputs=inputs, outputs=[out], use_torch=False, live=False) as run:
         real = {dataset: world.pairs(dataset, "train") for dataset in params.datasets}
@@ -40,10 +41,6 @@ def main() -> None:
             written += write_mix(mix, params.pairs, real, synthetic, run.seed + mix.seed_offset, folder)
         run.cost(examples=written)
         run.place(run.work / "mixes", out)
-
-
-def _arms() -> tuple[str, ...]:
-    return tuple(read_yaml(PARAMS)["train_downstream"]["arms"])
 
 
 if __name__ == "__main__":

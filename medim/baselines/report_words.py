@@ -66,7 +66,7 @@ def readable(words: Sequence[str]) -> str:
 
 
 def capitalised(text: str) -> str:
-    """ "<prompt>: <report>", or a report alone, with a capital where a sentence of the report begins."""
+    """A report, or "<prompt>: <report>", with a capital where a sentence of the report begins."""
     prompt, mark, report = text.partition(PROMPT_END)
     if not mark:
         prompt, report = "", text
