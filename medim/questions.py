@@ -8,7 +8,8 @@
     fill_picture      erased codes are sampled anew
 
 Every function is batched, takes one seed per sample, and a sample depends on its own seed only. With
-`sampler.candidates` K each is answered K times, and the answer whose picture and report agree best is kept.
+`sampler.candidates` K each is answered K times, and the answer whose picture and report agree best is kept; with
+`sampler.draws` and `text_beams` the towers have a say at every step.
 
 Letters: B batch, T report tokens, n codes, S pixels a side.
 """
@@ -69,12 +70,14 @@ class Questions:
         """Both go to eval mode. `settings_of`: task -> the sampler that `generate` takes for it, where another one.
 
         Raises:
-            ValueError: the VQGAN's codebook is not the model's, or candidates are to be ranked without towers.
+            ValueError: the VQGAN's codebook is not the model's, or answers or draws are to be ranked without towers.
         """
         asked = [settings, *(settings_of or {}).values()]
-        if any(sampler.candidates > 1 for sampler in asked) and model.backbone.towers is None:
+        ranks = any(sampler.candidates > 1 or sampler.asks_value for sampler in asked)
+        if ranks and model.backbone.towers is None:
             raise ValueError(
-                "sampler.candidates ranks answers by the model's towers, this one has none: set it to 1 (params.yaml)"
+                "sampler.candidates, draws and agreement_weight rank by the model's towers, this one has none: set the "
+                "first two to 1, the weight to 0 (params.yaml)"
             )
         if vqgan.codebook_size != model.vocab.n_image:
             raise ValueError(
@@ -166,9 +169,16 @@ class Questions:
     def _fill(self, x: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Finished ids (B, L) and evaluations (B,)."""
         device = self.model.device
+        towers = self.model.backbone.towers if self.settings.asks_value else None
         with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(self.settings.precision, device)):
             result: SampleResult = sample(
-                self.model, x, self.model.space, self.settings, seeded_generators(seeds), self.model.schedule
+                self.model,
+                x,
+                self.model.space,
+                self.settings,
+                seeded_generators(seeds),
+                self.model.schedule,
+                value=None if towers is None else towers.log_odds,
             )
         return result.x, result.num_evaluations
 

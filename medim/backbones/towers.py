@@ -149,15 +149,26 @@ class Towers(nn.Module):
         self.picture_head = nn.Linear(settings.summary, settings.summary)
         self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
 
+    def picture_directions(self, codes: Tensor) -> Tensor:
+        """(B, summary) unit vectors of pictures in float32."""
+        return F.normalize(self.picture_head(self.picture(codes)[1]).float(), dim=1)
+
+    def report_directions(self, ids: Tensor) -> Tensor:
+        """(B, summary) unit vectors of reports in float32."""
+        return F.normalize(self.report(ids).float(), dim=1)
+
     def directions(self, codes: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, summary) unit vectors of pictures and of reports in float32; their products are cosines."""
-        pictures = F.normalize(self.picture_head(self.picture(codes)[1]).float(), dim=1)
-        return pictures, F.normalize(self.report(ids).float(), dim=1)
+        """(B, summary) unit vectors of pictures and of reports; their products are cosines."""
+        return self.picture_directions(codes), self.report_directions(ids)
+
+    def scale(self) -> Tensor:
+        """What cosines are multiplied by, learned."""
+        return self.log_scale.exp().clamp(max=MOST_SCALE)
 
     def similarities(self, codes: Tensor, ids: Tensor) -> Tensor:
         """(B, B) scaled cosines in float32: row i is picture i against every report."""
         pictures, reports = self.directions(codes, ids)
-        return pictures @ reports.T * self.log_scale.exp().clamp(max=MOST_SCALE)
+        return pictures @ reports.T * self.scale()
 
 
 class TowerInputs(nn.Module):
@@ -201,6 +212,23 @@ class TowerInputs(nn.Module):
         """(B,) cosine in [-1, 1] between the picture and the report of each finished pair of shared ids (B, L)."""
         pictures, reports = self.towers.directions(*self._own_ids(ids))
         return (pictures * reports).sum(1)
+
+    @torch.no_grad()
+    def log_odds(self, ids: Tensor) -> Tensor:
+        """(M, B) scaled cosines of M versions (M, B, L) of B pairs, [MASK] allowed: see `medim.diffusion.value.Value`.
+
+        They are what the towers were trained to put into a softmax over the reports of a batch, so up to a number that
+        all versions share they estimate log p(report | picture) - log p(report) in nats (Oord et al. 2018, Sec. 2.3).
+        A half that is the same in all versions is looked at once.
+        """
+        parts = (part.unflatten(0, ids.shape[:2]) for part in self._own_ids(ids.flatten(0, 1)))
+        codes, words = (part[:1] if bool((part == part[:1]).all()) else part for part in parts)
+        pictures, reports = (
+            self.towers.picture_directions(codes.flatten(0, 1)),
+            self.towers.report_directions(words.flatten(0, 1)),
+        )
+        cosines = (pictures.unflatten(0, codes.shape[:2]) * reports.unflatten(0, words.shape[:2])).sum(-1)
+        return (cosines * self.towers.scale()).expand(ids.shape[:2])
 
     def forward(self, ids: Tensor) -> Tensor:
         """(B, L) shared ids -> (B, S, D), to be added to the embeddings of the decoder's positions."""

@@ -3,8 +3,11 @@
 Shapes: B samples, b of them unfinished (`rows`), L tokens.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -24,6 +27,11 @@ class SampleResult(NamedTuple):
     steps: Tensor  # (B, L) int64, evaluation (from 0) at which a token was filled; -1 where it was given
     log_probs: Tensor  # (B, L) float64, log p of a filled token when it was filled; 0 where given or set by eos_fills
     num_evaluations: Tensor  # (B,) int64, passes through the network per sample, those of guidance counted too
+
+
+_OF_SAMPLES = (
+    "x", "unknown", "given", "null", "initially", "counted", "no_eos", "steps", "log_probs", "num_evaluations"
+)  # fmt: skip
 
 
 class Canvas:
@@ -132,8 +140,13 @@ class Canvas:
         Returns:
             (b, L) shared ids and (b, L) log-probabilities at temperature 1; mask_id and 0 where not wanted.
         """
+        return self.draw(self.log_probabilities(denoise, rows, wanted, t, clock, settings), rows, wanted, u, settings)
+
+    def draw(
+        self, log_p: ModalityLogits, rows: Tensor, wanted: Tensor, u: Tensor, settings: SamplerSettings
+    ) -> tuple[Tensor, Tensor]:
+        """Draw a token at every wanted position of what the network said, `log_p`; see `propose`."""
         xt = self.x[rows]
-        log_p = self.log_probabilities(denoise, rows, wanted, t, clock, settings)
         ids = torch.full_like(xt, self.space.mask_id)
         log_prob = torch.zeros(xt.shape, dtype=torch.float64, device=xt.device)
         for part, map_, temperature, top_p in (
@@ -181,9 +194,29 @@ class Canvas:
         nothing = torch.zeros_like(self.log_probs[rows])
         self.fill(rows, self._behind_eos(x), torch.full_like(x, self.space.eos_id), nothing, step)
 
+    def after(self, rows: Tensor, commit: Tensor, ids: Tensor, eos_fills: bool) -> Tensor:
+        """(b, L) what would stand after `fill` and, with `eos_fills`, `end_reports`; see `fill` for the arguments."""
+        x = torch.where(commit & self.unknown[rows], ids, self.x[rows])
+        if not eos_fills or self.space.eos_id is None:
+            return x
+        return torch.where(self._behind_eos(x) & (x == self.space.mask_id), self.space.eos_id, x)
+
     def _behind_eos(self, x: Tensor) -> Tensor:
         """(b, L) bool: report tokens that are, or stand behind, an EOS of the report."""
         return ((x == self.space.eos_id) & self.text).int().cumsum(1).bool() & self.text
+
+    def rows(self, index: Tensor) -> Canvas:
+        """A canvas of the samples `index` (R,) of this one, which may stand there more than once."""
+        other = copy(self)
+        for name in _OF_SAMPLES:
+            setattr(other, name, getattr(self, name)[index])
+        other.generators = [self.generators[i] for i in index.tolist()]
+        return other
+
+    def become(self, filled: Canvas, num_evaluations: Tensor) -> None:
+        """Take over what was filled in a canvas of the same samples, and the evaluations (B,) that it took."""
+        self.x, self.unknown, self.steps, self.log_probs = filled.x, filled.unknown, filled.steps, filled.log_probs
+        self.num_evaluations = num_evaluations
 
     def finish(self, eos_fills: bool) -> SampleResult:
         """The result.

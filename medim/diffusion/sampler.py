@@ -27,9 +27,11 @@ from medim.diffusion.draw import uniforms
 from medim.diffusion.first_hitting import fill_first_hitting
 from medim.diffusion.length import draw_lengths
 from medim.diffusion.order import scores, static_scores
+from medim.diffusion.report_beams import fill_by_beams
 from medim.diffusion.schedule import Schedule
 from medim.diffusion.settings import SamplerSettings, official_settings
 from medim.diffusion.space import TokenSpace
+from medim.diffusion.value import Value, choose_draw, chosen, one_half_is_whole
 
 __all__ = ["SampleResult", "SamplerSettings", "TokenSpace", "official_settings", "sample", "seeded_generators"]
 
@@ -44,7 +46,7 @@ def seeded_generators(seeds: Sequence[int]) -> list[torch.Generator]:
 @torch.no_grad()
 def sample(
     denoise: Denoise, x: Tensor, space: TokenSpace, settings: SamplerSettings, generators: Sequence[torch.Generator],
-    noise: Schedule, *, targets: Tensor | None = None, null: Tensor | None = None,
+    noise: Schedule, *, targets: Tensor | None = None, null: Tensor | None = None, value: Value | None = None,
 ) -> SampleResult:  # fmt: skip
     """Fill the unknown tokens of a batch.
 
@@ -59,17 +61,23 @@ def sample(
         targets: (B, L) bool, unknown tokens to fill; the others stay [MASK]. None: all.
         null: (B, L) bool, given tokens that guidance takes away in its second pass. None: all given tokens. A report
             that was filled before its picture (`text_lead` 1) is taken away as well.
+        value: how well report and picture agree, where `settings.asks_value`.
 
     Raises:
-        ValueError: see `Canvas` and `Canvas.finish`.
+        ValueError: no value where it is asked; see also `Canvas`, `Canvas.finish` and `fill_by_beams`.
     """
+    if settings.asks_value and value is None:
+        raise ValueError(
+            f"sampler.draws is {settings.draws} and agreement_weight {settings.agreement_weight}, but nothing tells "
+            "what agrees better: set draws to 1 and the weight to 0 (params.yaml)"
+        )
     if settings.text_lead < 1:
-        return _fill(Canvas(space, x, generators, targets, null), denoise, settings, noise)
+        return _fill(Canvas(space, x, generators, targets, null), denoise, settings, noise, value)
     unknown = x == space.mask_id if targets is None else (x == space.mask_id) & targets
     report = unknown & space.is_text.to(x.device)
-    first = _fill(Canvas(space, x, generators, report, null), denoise, settings, noise)
+    first = _fill(Canvas(space, x, generators, report, null), denoise, settings, noise, value)
     null = None if null is None else null | report
-    second = _fill(Canvas(space, first.x, generators, unknown & ~report, null), denoise, settings, noise)
+    second = _fill(Canvas(space, first.x, generators, unknown & ~report, null), denoise, settings, noise, value)
     later = torch.where(second.steps < 0, -1, second.steps + first.steps.amax(1, keepdim=True) + 1)
     return SampleResult(
         second.x, torch.where(report, first.steps, later), first.log_probs + second.log_probs,
@@ -77,17 +85,23 @@ def sample(
     )  # fmt: skip
 
 
-def _fill(canvas: Canvas, denoise: Denoise, settings: SamplerSettings, noise: Schedule) -> SampleResult:
+def _fill(
+    canvas: Canvas, denoise: Denoise, settings: SamplerSettings, noise: Schedule, value: Value | None
+) -> SampleResult:
     if settings.method == "ancestral":
         fill_ancestral(canvas, denoise, settings, noise)
     elif settings.method == "first_hitting":
         fill_first_hitting(canvas, denoise, settings, noise)
     else:
-        fill_maskgit(canvas, denoise, settings, noise)
+        if settings.text_beams > 1 and bool((canvas.unknown & canvas.text).any()):
+            fill_by_beams(canvas, denoise, settings, noise, value)
+        fill_maskgit(canvas, denoise, settings, noise, value)
     return canvas.finish(settings.eos_fills)
 
 
-def fill_maskgit(canvas: Canvas, denoise: Denoise, settings: SamplerSettings, noise: Schedule) -> None:
+def fill_maskgit(
+    canvas: Canvas, denoise: Denoise, settings: SamplerSettings, noise: Schedule, value: Value | None
+) -> None:
     """Draw all unknown tokens, keep some, repeat; before that the lengths of reports, where they come first.
 
     Args:
@@ -95,6 +109,7 @@ def fill_maskgit(canvas: Canvas, denoise: Denoise, settings: SamplerSettings, no
         denoise: the network.
         settings: all of them.
         noise: used if settings.time is `fraction`.
+        value: of several draws of a step, see `sample`.
     """
     device, length = canvas.x.device, canvas.x.shape[1]
     before = torch.zeros_like(canvas.num_evaluations)  # (B,) evaluations before the first of the plan
@@ -111,7 +126,8 @@ def fill_maskgit(canvas: Canvas, denoise: Denoise, settings: SamplerSettings, no
             return
         clock = clocks(canvas, plans, step, settings)[rows]
         t = clock if settings.time == "linspace" else noise.time(canvas.masked_fraction()[rows])
-        u = uniforms([canvas.generators[i] for i in rows.tolist()], 2, length, device)
+        numbers = 2 if settings.draws == 1 else 2 + settings.draws  # the draw, the order; the other draws, the choice
+        u = uniforms([canvas.generators[i] for i in rows.tolist()], numbers, length, device)
         unknown = canvas.unknown[rows]
         planned = plans[rows, :, step] if step < plans.shape[2] else torch.zeros_like(plans[rows, :, 0])
         keep = partial(
@@ -121,10 +137,30 @@ def fill_maskgit(canvas: Canvas, denoise: Denoise, settings: SamplerSettings, no
         wanted = unknown
         if blind.any():
             wanted = torch.where(blind, keep(torch.zeros_like(static[rows])), unknown)
-        ids, log_prob = canvas.propose(denoise, rows, wanted, t, clock, u[0], settings)
-        canvas.fill(rows, keep(log_prob), ids, log_prob, before[rows, None] + step)
+        log_p = canvas.log_probabilities(denoise, rows, wanted, t, clock, settings)
+        ids, log_prob = canvas.draw(log_p, rows, wanted, u[0], settings)
+        kept = keep(log_prob)
+        if value is not None and settings.draws > 1:
+            others = [canvas.draw(log_p, rows, wanted, one, settings) for one in u[2:-1]]
+            ids, log_prob, kept = _best_draw(
+                canvas, rows, [(ids, log_prob, kept), *((*one, keep(one[1])) for one in others)], value, u[-1, :, 0],
+                settings,
+            )  # fmt: skip
+        canvas.fill(rows, kept, ids, log_prob, before[rows, None] + step)
         if settings.eos_fills:
             canvas.end_reports(rows, before[rows, None] + step)
+
+
+def _best_draw(
+    canvas: Canvas, rows: Tensor, draws: Sequence[tuple[Tensor, Tensor, Tensor]], value: Value, u: Tensor,
+    settings: SamplerSettings,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Of M draws of a step (ids, log-probabilities and what is kept, each (b, L)) one a sample, see `value`."""
+    ids, log_prob, kept = (torch.stack(parts) for parts in zip(*draws, strict=True))
+    later = torch.stack([canvas.after(rows, one[2], one[0], settings.eos_fills) for one in draws])
+    index = choose_draw(value(later), settings.agreement_weight, u)
+    index = torch.where(one_half_is_whole(canvas.x[rows], canvas.space), index, 0)
+    return chosen(ids, index), chosen(log_prob, index), chosen(kept, index)
 
 
 def _keep(

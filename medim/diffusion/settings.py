@@ -45,6 +45,12 @@ class SamplerSettings:
         eos_fills: at the end, what follows the first EOS of a report is overwritten by EOS (given tokens stay).
         candidates: samples drawn a question, of which `medim.questions` keeps the one whose picture and report agree
             best by the model's towers (as DALL-E ranks samples by CLIP, Ramesh et al. 2021, Sec. 2.6); 1: no choice.
+        draws: draws of the tokens of each step, of which one is taken by how well report and picture then agree, see
+            `value`; 1: no choice. In the runs of `maskgit` in which one half is whole; elsewhere the first draw stands.
+        text_beams: beginnings kept in the search for the best report of a picture, see `report_beams`; 1: words are
+            drawn. Text orders, schedules, commit rules and temperatures are not read then.
+        agreement_weight: w >= 0 of the agreement in nats beside log p, in the choice of a draw and in the beam search;
+            0: draws are chosen blindly, beams by log p alone.
         precision: of the network, `auto`, `bf16` or `fp32` (see medim.precision); draws are float64 always. Obeyed by
             `medim.questions`; `sampler.sample` computes as it is told by its caller.
     """
@@ -76,6 +82,9 @@ class SamplerSettings:
     text_length: str
     eos_fills: bool
     candidates: int
+    draws: int
+    text_beams: int
+    agreement_weight: float
     precision: str
 
     def __post_init__(self) -> None:
@@ -88,6 +97,7 @@ class SamplerSettings:
         self._check_numbers()
         if self.pool == "joint":
             self._check_joint_pool()
+        self._check_choices()
         if 0 < self.text_lead < 1 and (self.text_commit, self.image_commit) != ("count", "count"):
             raise ValueError(
                 f"text_lead {self.text_lead} needs text_commit and image_commit `count`: an adaptive rule "
@@ -120,12 +130,32 @@ class SamplerSettings:
             "text_guidance": self.text_guidance < 0,
             "image_guidance": self.image_guidance < 0,
             "candidates": self.candidates < 1,
+            "draws": self.draws < 1,
+            "text_beams": self.text_beams < 1,
+            "agreement_weight": self.agreement_weight < 0,
         }
         for name, bad in wrong.items():
             if bad:
                 raise ValueError(
                     f"sampler.{name} is {getattr(self, name)}, out of range (see SamplerSettings): edit params.yaml"
                 )
+
+    def _check_choices(self) -> None:
+        if self.draws > 1 and self.method != "maskgit":
+            raise ValueError(f"sampler.draws is {self.draws}, but {self.method} has one draw a step: set it to 1")
+        wrong = {
+            f"method {self.method}": self.method != "maskgit", "eos_fills false": not self.eos_fills,
+            f"text_length {self.text_length}": self.text_length != "free",
+            f"candidates {self.candidates}: every answer would be the same": self.candidates > 1,
+        }  # fmt: skip
+        for what, bad in wrong.items():
+            if self.text_beams > 1 and bad:
+                raise ValueError(f"sampler.text_beams is {self.text_beams}, which does not go with {what}: set it to 1")
+
+    @property
+    def asks_value(self) -> bool:
+        """Whether something must tell how well report and picture agree."""
+        return self.draws > 1 or (self.text_beams > 1 and self.agreement_weight > 0)
 
     def _check_joint_pool(self) -> None:
         for name in ("steps", "schedule", "shift", "order", "commit", "commit_level"):
@@ -154,5 +184,5 @@ def official_settings(steps: int) -> SamplerSettings:
         text_commit="count", image_commit="count", text_commit_level=0.0, image_commit_level=0.0,
         text_temperature=1.0, image_temperature=1.0, text_top_p=1.0, image_top_p=1.0,
         text_guidance=5.0, image_guidance=5.0, guidance_ramp="linear", text_length="free", eos_fills=False,
-        candidates=1, precision="auto",
+        candidates=1, draws=1, text_beams=1, agreement_weight=0.0, precision="auto",
     )  # fmt: skip

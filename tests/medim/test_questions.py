@@ -134,8 +134,34 @@ def test_of_several_candidates_the_one_whose_halves_agree_best_is_kept():
         assert torch.equal(kept.codes[i], drawn[best].codes[i])
     assert kept.evaluations == [3 * drawn[0].evaluations[0]] * 2
     assert torch.equal(three.report_to_image(texts[1:], [6]).codes[0], kept.codes[1])
-    with pytest.raises(ValueError, match="this one has none: set it to 1"):
+    with pytest.raises(ValueError, match="this one has none: set the first two to 1"):
         Questions(tiny.medim(), tiny.vqgan(), replace(tiny.SAMPLER, candidates=2))
+
+
+def test_towers_lead_draws_and_beams():
+    """Both make pairs that the towers find to agree better than what is drawn without them."""
+    sizes = TowerSettings(code_width=4, channels=6, blocks=1, evidence=8, report_width=6, report_blocks=1, summary=5)
+    model = tiny.medim(backbone=replace(tiny.BACKBONE, towers=sizes))
+    seeds, codes = list(range(12)), torch.arange(108).view(12, 9) % tiny.CODES
+    texts = [tiny.TEXTS[i % 4] for i in range(12)]
+
+    def agreement(**changes):
+        asked = Questions(model, tiny.vqgan(), replace(tiny.SAMPLER, **changes))
+        begun = [model.sequence(asked.text_ids(texts), None, 12), model.sequence(None, codes, 12)]
+        ids = [asked._fill(one, seeds)[0] for one in begun]  # a decoded report need not be encoded as the same ids
+        return [model.backbone.towers.agreement(one) for one in ids]
+
+    at_once = {"text_steps": 1, "image_steps": 1}  # these towers have learned nothing that a [MASK] could hint at
+    plain = agreement(**at_once)
+    drawn = agreement(**at_once, draws=8, agreement_weight=1e4)
+    searched = agreement(**at_once, text_beams=8, agreement_weight=1e4)
+    for better, worse in ((drawn[0], plain[0]), (drawn[1], plain[1]), (searched[1], plain[1])):
+        gain = better - worse
+        assert float(gain.mean()) > 3 * float(gain.std()) / len(gain) ** 0.5
+    torch.testing.assert_close(searched[0], plain[0])  # pictures are drawn as ever
+    with pytest.raises(ValueError, match="the weight to 0"):
+        Questions(tiny.medim(), tiny.vqgan(), replace(tiny.SAMPLER, text_beams=2, agreement_weight=1.0))
+    Questions(tiny.medim(), tiny.vqgan(), replace(tiny.SAMPLER, text_beams=2))
 
 
 def test_it_is_a_system(tmp_path):

@@ -156,3 +156,33 @@ def test_settings_are_checked():
     with pytest.raises(ValueError, match="a square of codes, got 12"):
         PictureTower(8, 12, SIZES)
     assert BackboneSettings(**(BACKBONE.to_dict() | {"towers": asdict(SIZES)})) == BACKBONE
+
+
+def test_log_odds_of_versions_are_what_the_towers_compare():
+    model = backbone()
+    versions = torch.stack([sequences(4, seed) for seed in range(3)])  # (M, B, L), half of it [MASK]
+    one_picture, one_report = versions.clone(), versions.clone()
+    one_picture[:, :, LAYOUT.image] = versions[:1, :, LAYOUT.image]
+    one_report[:, :, LAYOUT.text] = versions[:1, :, LAYOUT.text]
+    for ids in (versions, one_picture, one_report, versions[:1]):
+        expected = []
+        for version in ids:
+            text, image = version[:, LAYOUT.text], version[:, LAYOUT.image]
+            codes = torch.where(
+                image == VOCAB.mask_id, VOCAB.n_image, VOCAB.to_codes(image.clamp(min=VOCAB.image_offset))
+            )
+            words = torch.where(text == VOCAB.mask_id, VOCAB.n_text, text)
+            expected.append(model.towers.towers.similarities(codes, words).diagonal())
+        torch.testing.assert_close(model.towers.log_odds(ids), torch.stack(expected))
+    assert float(model.towers.log_odds(versions).std(0).min()) > 1e-3
+
+
+def test_a_half_that_versions_share_is_looked_at_once(monkeypatch):
+    model = backbone()
+    seen = []
+    forward = PictureTower.forward
+    monkeypatch.setattr(PictureTower, "forward", lambda self, codes: seen.append(len(codes)) or forward(self, codes))
+    ids = sequences(4)[None].repeat(5, 1, 1)
+    ids[:, :, LAYOUT.text] = torch.stack([sequences(4, seed)[:, LAYOUT.text] for seed in range(5)])
+    model.towers.log_odds(ids)
+    assert seen == [4]

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from chi_square import p_value
 from hypothesis import given
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
@@ -17,13 +18,6 @@ LINEAR = get_schedule("linear")
 
 def run(net, x, space, settings, seed=0, **more):
     return sample(net, x, space, settings, seeded_generators(range(seed, seed + len(x))), LINEAR, **more)
-
-
-def p_value(counts: torch.Tensor, expected: torch.Tensor) -> float:
-    """Of Pearson's chi-square test."""
-    statistic = ((counts - expected) ** 2 / expected).sum()
-    half = torch.tensor((len(counts) - 1) / 2, dtype=torch.float64)
-    return float(torch.special.gammaincc(half, statistic / 2))
 
 
 EXACT = {
