@@ -94,6 +94,7 @@ class BlipWriter(ReportWriter):
     """BLIP with its words."""
 
     PARTS: ClassVar[Mapping[str, tuple[str, ...]]] = {"vision": ("network.vision_model",)}
+    SEEING = ("vision",)
 
     def __init__(self, sizes: BlipNetwork, words: PublishedWords) -> None:
         super().__init__()

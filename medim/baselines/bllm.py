@@ -16,7 +16,7 @@ Validation curves are of the first pass, which needs no draw.
 What differs beside that: the end of a text is the tokenizer's end and not "###"; one prompt a pass, not one drawn from
 a list (which is not published); coarse reports of a part of the batch, in a part of the steps, and stage 1's loss in
 stage 2 too, each as a setting whose published value is said in `Bootstrapping`; where no BLIP-2 and no Vicuna are at
-hand, `pretraining` trains all parts by stage 1's loss on other pairs.
+hand, `pretraining` trains all parts by stage 1's loss on other pairs, or tower and Q-Former contrastively.
 
 Letters: B pairs of a batch, S pixels a side, Q queries, D width of the language model.
 """
@@ -42,7 +42,7 @@ from medim.baselines.pretraining import WriterPretraining, check_one_start
 from medim.baselines.prompted_decoder import Decoding, PromptedDecoder
 from medim.baselines.prompted_writer import LANGUAGE, PromptedWriter, existing, llama_config, split_template
 from medim.baselines.published_words import PublishedWords, WordSettings
-from medim.baselines.report_writer import WriterSystem, load_writer
+from medim.baselines.report_writer import Seen, WriterSystem, load_writer
 from medim.baselines.weight_files import fill, read_weights, under
 from medim.baselines.writer_prior import Prior
 from medim.baselines.writer_training import WriterRecipe, train_writer
@@ -127,6 +127,7 @@ class BllmWriter(PromptedWriter):
         "qformer": ("network.qformer", "network.query_tokens"),
         LANGUAGE: ("network.language_model",),
     }
+    SEEING = ("vision", "qformer")
 
     def __init__(self, sizes: BllmNetwork, words: PublishedWords) -> None:
         super().__init__(sizes, words)
@@ -151,6 +152,14 @@ class BllmWriter(PromptedWriter):
         pixels = to_tower(images, self.network.config.vision_config)
         found: Tensor = self.network.vision_model(pixel_values=pixels).last_hidden_state
         return found[:, 1:]
+
+    def seen(self, images: Tensor) -> Seen:
+        """See `ReportWriter`."""
+        pixels = to_tower(images, self.network.config.vision_config)
+        found = self.network.vision_model(pixel_values=pixels).last_hidden_state
+        queries = self.network.query_tokens.expand(len(found), -1, -1)
+        asked = self.network.qformer(query_embeds=queries, encoder_hidden_states=found.detach()).last_hidden_state
+        return Seen(found[:, 1:], asked)
 
     def pictures(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, Q, D): what the language model sees of each picture."""
@@ -279,7 +288,7 @@ def build_bllm(
     else:
         words = PublishedWords.of_prior(prior.config["words"], settings.words, texts)
         writer = BllmWriter(settings.network, words)
-        have = writer.start_from_prior(prior)
+        have = writer.start_from_prior(prior, settings.pretraining)
     lora = settings.network.lora
     writer.hold((*settings.frozen, *([LANGUAGE] if lora else [])), have)
     writer.adapt(lora)

@@ -3,10 +3,13 @@
 Symmetric cross-entropy over cosines with a learned scale, as CLIP (Radford et al. 2021, arXiv:2103.00020, Fig. 3): how
 the encoders of BLIP, BLIP-2 and BiomedCLIP were trained before they wrote a report, and how MeDiM's towers are
 (medim/tower_pretraining.py). Pictures are contrasted with texts of their own dataset only, since otherwise the domain
-is most of the answer. The text side is thrown away afterwards; what is kept is the writer, whose picture encoder has
-learned and whose other parts are as new.
+is most of the answer. A writer whose language model sees a picture through learned queries (BLLM's Q-Former) has those
+compared as well, beside the patches, and their gradient ends at the picture encoder: BLIP-2's first stage (Li et al.
+2023, arXiv:2301.12597, Sec. 3.1), but with one text encoder for both and all queries side by side, not the nearest one.
+The text side is thrown away afterwards; what is kept is the writer, whose parts `SEEING` have learned and whose other
+parts are as new.
 
-Letters: B pairs of a batch, n patches of a picture, d features a patch, T tokens of a text.
+Letters: B pairs of a batch, n patches of a picture, d features a patch, Q queries of D features, T tokens of a text.
 """
 
 from __future__ import annotations
@@ -54,7 +57,8 @@ class ContrastedWriter(nn.Module):
         """`images`: (B, 3, S, S) of the size that will come, from which the patches and their features are counted."""
         super().__init__()
         with torch.no_grad():
-            _, patches, features = writer.patches(images).shape
+            seen = writer.seen(images)
+        _, patches, features = seen.patches.shape
         self.side = math.isqrt(patches)
         if self.side**2 != patches:
             raise ValueError(f"contrastive pretraining needs a square of patches, the encoder gives {patches}")
@@ -63,16 +67,21 @@ class ContrastedWriter(nn.Module):
         self.picture = nn.Linear((QUARTERS**2 + 1) * settings.width, settings.summary)
         self.text = TextSummary(writer.token_kinds, settings)
         self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
+        self.queries = None if seen.queries is None else nn.Linear(seen.queries[0].numel(), settings.summary)
 
-    def similarities(self, images: Tensor, texts: Sequence[str]) -> Tensor:
-        """(B, B) scaled cosines in float32: row i is picture i against every text."""
-        evidence = F.relu(self.evidence(self.writer.patches(images)))
+    def similarities(self, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+        """`patches` and, where there are, `queries` -> (B, B) scaled cosines in float32: row i is picture i."""
+        seen = self.writer.seen(images)
+        evidence = F.relu(self.evidence(seen.patches))
         grid = evidence.transpose(1, 2).unflatten(2, (self.side, self.side))
         quarters = F.adaptive_max_pool2d(grid, QUARTERS).flatten(1)
-        pictures = self.picture(torch.cat([quarters, grid.mean((2, 3))], 1))
+        pictures = {"patches": self.picture(torch.cat([quarters, grid.mean((2, 3))], 1))}
+        if self.queries is not None and seen.queries is not None:
+            pictures["queries"] = self.queries(seen.queries.flatten(1))
         ids, there = (part.to(images.device) for part in self.writer.tokens(texts))
-        first, second = (F.normalize(side.float(), dim=1) for side in (pictures, self.text(ids, there)))
-        return first @ second.T * self.log_scale.exp().clamp(max=MOST_SCALE)
+        written = F.normalize(self.text(ids, there).float(), dim=1)
+        scale = self.log_scale.exp().clamp(max=MOST_SCALE)
+        return {name: F.normalize(one.float(), dim=1) @ written.T * scale for name, one in pictures.items()}
 
 
 class ContrastTrainee:
@@ -89,10 +98,15 @@ class ContrastTrainee:
     def loss(
         self, _player: str, batch: WriterBatch, _step: int, _generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Trainee`; logs how often the own text is the nearest."""
+        """See `Trainee`: the sum over what is compared; logs how often the own text is the nearest."""
         whole = self.module.similarities(batch.images.to(self.module.log_scale.device), batch.texts)
-        loss, right = contrast_within(whole, self.datasets)
-        return loss, {"own_report_nearest": right}
+        found = {name: contrast_within(one, self.datasets) for name, one in whole.items()}
+        total = torch.stack([loss for loss, _ in found.values()]).sum()
+        return total, {_curve(name, "own_report_nearest"): right for name, (_, right) in found.items()}
+
+
+def _curve(part: str, score: str) -> str:
+    return score if part == "patches" else f"{part}/{score}"
 
 
 @torch.no_grad()
@@ -100,5 +114,6 @@ def validation_contrast(module: ContrastedWriter, val: Mapping[str, tuple[Tensor
     """`contrast_scores` of each dataset, on its validation pairs."""
     out: dict[str, float] = {}
     for name, (images, texts) in val.items():
-        out |= contrast_scores(name, module.similarities(images.to(module.log_scale.device), texts))
+        for part, one in module.similarities(images.to(module.log_scale.device), texts).items():
+            out |= contrast_scores(name if part == "patches" else f"{name}/{part}", one)
     return out

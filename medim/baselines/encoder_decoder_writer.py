@@ -76,6 +76,7 @@ class EncoderDecoderWriter(ReportWriter):
     """Extractor, network and words."""
 
     PARTS: ClassVar[Mapping[str, tuple[str, ...]]] = {"extractor": ("extractor",)}
+    SEEING = ("extractor",)
 
     def __init__(
         self, extractor: ExtractorSettings, make_network: MakeNetwork, words: ReportWords, writing: Writing

@@ -110,6 +110,7 @@ class LlavaRadWriter(PromptedWriter):
         "vision": ("network.model.vision_tower",),
         LANGUAGE: ("network.model.language_model", "network.lm_head"),
     }
+    SEEING = ("vision",)
 
     def __init__(self, sizes: LlavaRadNetwork, words: PublishedWords) -> None:
         super().__init__(sizes, words)
@@ -217,7 +218,7 @@ def build_llava_rad(settings: LlavaRadSettings, texts: Sequence[str], prior: Pri
     else:
         words = PublishedWords.of_prior(prior.config["words"], settings.words, texts)
         writer = LlavaRadWriter(settings.network, words)
-        have = writer.start_from_prior(prior)
+        have = writer.start_from_prior(prior, settings.pretraining)
     lora = settings.network.lora
     writer.hold((*settings.frozen, *([LANGUAGE] if lora else [])), have)
     writer.adapt(lora)

@@ -14,6 +14,7 @@ from transformers import LlamaConfig
 
 from medim.baselines.lora import LoraSettings, add_lora, train_only
 from medim.baselines.method_settings import read_settings
+from medim.baselines.pretraining import WriterPretraining
 from medim.baselines.prompted_decoder import PromptedDecoder
 from medim.baselines.published_words import PublishedWords
 from medim.baselines.report_writer import ReportWriter
@@ -103,15 +104,20 @@ class PromptedWriter(ReportWriter):
         writer.adapt(writer.sizes.lora)
         return writer
 
-    def start_from_prior(self, prior: Prior) -> dict[str, bool]:
-        """Fill the network, without LoRA as yet, in place; part -> True: all of them have pretrained weights.
+    def start_from_prior(self, prior: Prior, pretraining: WriterPretraining | None) -> dict[str, bool]:
+        """Fill the network, without LoRA as yet, in place; part -> whether it has pretrained weights.
+
+        Args:
+            prior: of `pretraining`.
+            pretraining: a contrastive one has trained the parts SEEING only.
 
         Raises:
             ValueError: see `Prior.check_sizes` and `Prior.fill`.
         """
         prior.check_sizes(self.config(), [f"network.{name}" for name in self.BUILT])
         prior.fill(self)
-        return dict.fromkeys(self.PARTS, True)
+        contrastive = pretraining is not None and pretraining.contrast is not None
+        return {part: part in self.SEEING or not contrastive for part in self.PARTS}
 
     def adapt(self, lora: LoraSettings | None) -> None:
         """Add LoRA to the language model, of which nothing else learns then; nothing where there is none."""

@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -59,10 +59,18 @@ class WriterBatch:
     texts: tuple[str, ...]
 
 
+class Seen(NamedTuple):
+    """What a contrastive pretraining compares with texts."""
+
+    patches: Tensor  # (B, n, d), see `ReportWriter.patches`
+    queries: Tensor | None  # (B, Q, D) what learned queries ask of them, without a gradient to the picture encoder
+
+
 class ReportWriter(nn.Module):
     """A network that writes the report of a picture. Its subclasses are the systems of Tables 3 and 7."""
 
     PARTS: ClassVar[Mapping[str, tuple[str, ...]]]  # what can stand still -> names of its modules and parameters
+    SEEING: ClassVar[tuple[str, ...]]  # parts that a contrastive pretraining trains
     MOVING: ClassVar[tuple[str, ...]] = ()  # parts that do not learn when they are held, but stay in training mode
 
     def __init__(self) -> None:
@@ -80,6 +88,10 @@ class ReportWriter(nn.Module):
     @abstractmethod
     def patches(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, n, d): what its picture encoder sees of each patch, in raster order."""
+
+    def seen(self, images: Tensor) -> Seen:
+        """(B, 3, S, S) -> what a contrastive pretraining compares with the pictures' texts."""
+        return Seen(self.patches(images), None)
 
     @property
     @abstractmethod

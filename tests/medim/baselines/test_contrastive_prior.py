@@ -1,4 +1,4 @@
-"""A picture encoder that learns which text is whose, and nothing else of its writer does."""
+"""Picture encoder and queries learn which text is whose, and nothing else of their writer does."""
 
 from dataclasses import replace
 
@@ -12,6 +12,7 @@ from tiny_writers import inputs as word_inputs
 
 from medim.baselines import get_method
 from medim.baselines.blip import BlipNetwork, BlipWriter
+from medim.baselines.bllm import BllmNetwork, BllmWriter
 from medim.baselines.contrastive_prior import ContrastedWriter, ContrastTrainee, TextSummary
 from medim.baselines.method_settings import read_settings
 from medim.baselines.pretraining import Contrast
@@ -23,15 +24,23 @@ OPTIM = {**tiny.OPTIM, "steps": 30, "batch_size": 6, "lr": 1e-2, "log_every": 1}
 FIRST = {"datasets": sorted(tiny.PAIRS), "contrast": vars(SIZES), "optim": OPTIM}
 SHORT = {**tiny.OPTIM, "steps": 2, "lr": 1e-12, "warmup": 0}
 ENCODERS = {
-    "blip": ({**BLIP, "optim": SHORT}, "network.vision_model."),
-    "bllm": ({**BLLM, "optim": SHORT, "bootstrapping": {**BLLM["bootstrapping"], "align_steps": 1}}, "network.vision"),
-    "llava_rad": ({**LLAVA_RAD, "optim": SHORT, "projector_steps": 1}, "network.model.vision_tower."),
+    "blip": ({**BLIP, "optim": SHORT}, ("network.vision_model.",)),
+    "bllm": (
+        {**BLLM, "optim": SHORT, "bootstrapping": {**BLLM["bootstrapping"], "align_steps": 1}},
+        ("network.vision_model.", "network.qformer.", "network.query_tokens"),
+    ),
+    "llava_rad": ({**LLAVA_RAD, "optim": SHORT, "projector_steps": 1}, ("network.model.vision_tower.",)),
 }
 
 
 def blip():
     torch.manual_seed(0)
     return BlipWriter(read_settings(BlipNetwork, BLIP["network"], "network"), tiny.words())
+
+
+def bllm():
+    torch.manual_seed(0)
+    return BllmWriter(read_settings(BllmNetwork, BLLM["network"], "network"), tiny.words())
 
 
 def test_a_text_does_not_depend_on_its_padding():
@@ -47,7 +56,7 @@ def test_datasets_are_contrasted_apart():
     module = ContrastedWriter(blip(), tiny.images(), SIZES)
     batch = WriterBatch(tiny.images(), tuple(tiny.TEXTS))
     loss, logged = ContrastTrainee(module, 2).loss("contrast", batch, 0, torch.Generator())
-    whole = module.similarities(batch.images, batch.texts)
+    whole = module.similarities(batch.images, batch.texts)["patches"]
     torch.testing.assert_close(loss, (contrastive_nats(whole[:3, :3]) + contrastive_nats(whole[3:, 3:])) / 2)
     assert set(logged) == {"own_report_nearest"} and whole.shape == (6, 6)
 
@@ -55,12 +64,45 @@ def test_datasets_are_contrasted_apart():
 def test_a_quarter_tells_left_from_right():
     module = ContrastedWriter(blip(), tiny.images(), SIZES)
     mirrored = tiny.images().flip(3)
-    assert not torch.allclose(module.similarities(tiny.images(), tiny.TEXTS), module.similarities(mirrored, tiny.TEXTS))
+    one, other = (module.similarities(images, tiny.TEXTS)["patches"] for images in (tiny.images(), mirrored))
+    assert not torch.allclose(one, other)
+
+
+def test_queries_are_what_the_language_model_is_given():
+    writer, images = bllm().eval(), tiny.images()
+    seen = writer.seen(images)
+    torch.testing.assert_close(writer.network.language_projection(seen.queries), writer.pictures(images))
+    torch.testing.assert_close(seen.patches, writer.patches(images))
+
+
+def test_queries_are_contrasted_beside_the_patches_and_leave_the_encoder_alone():
+    module = ContrastedWriter(bllm(), tiny.images(), SIZES)
+    batch = WriterBatch(tiny.images(), tuple(tiny.TEXTS))
+    loss, logged = ContrastTrainee(module, 2).loss("contrast", batch, 0, torch.Generator())
+    whole = module.similarities(batch.images, batch.texts)
+    parts = [contrastive_nats(one[rows, rows]) / 2 for one in whole.values() for rows in (slice(3), slice(3, 6))]
+    assert set(whole) == {"patches", "queries"} and set(logged) == {"own_report_nearest", "queries/own_report_nearest"}
+    torch.testing.assert_close(loss, torch.stack(parts).sum())
+    contrastive_nats(whole["queries"]).backward()
+    moved = {name for name, value in module.writer.named_parameters() if value.grad is not None and value.grad.any()}
+    assert moved and all(name.startswith(("network.qformer.", "network.query_tokens")) for name in moved)
+
+
+def test_what_a_contrastive_prior_has_not_trained_may_not_stand_still(tmp_path):
+    settings = ENCODERS["bllm"][0]
+    first = {**FIRST, "optim": {**OPTIM, "steps": 1}}
+    for frozen, right in ((["vision", "qformer"], True), (["vision", "language"], False)):
+        given = tiny.inputs(tmp_path / frozen[1], {**settings, "frozen": frozen, "pretraining": first})
+        if right:
+            get_method("bllm").train(given)
+        else:
+            with pytest.raises(ValueError, match="frozen holds 'language', whose weights are random"):
+                get_method("bllm").train(given)
 
 
 @pytest.mark.parametrize("method", ENCODERS)
 def test_the_own_text_is_found_and_only_the_encoder_has_learned(tmp_path, method):
-    settings, encoder = ENCODERS[method]
+    settings, trained_parts = ENCODERS[method]
     curves: dict[str, list[float]] = {}
 
     def log(_step, values):
@@ -76,7 +118,8 @@ def test_the_own_text_is_found_and_only_the_encoder_has_learned(tmp_path, method
     get_method(method).train(apart)
     learned, new = (load_file(one.out / "prior/model.safetensors") for one in (given, apart))
     moved = {name for name in learned if not torch.allclose(learned[name], new[name], rtol=0, atol=1e-6)}
-    assert moved and all(name.startswith(encoder) for name in moved)
+    assert all(name.startswith(trained_parts) for name in moved)
+    assert all(any(name.startswith(part) for name in moved) for part in trained_parts)
 
 
 def test_of_r2gen_the_residual_network_is_kept(tmp_path):
