@@ -42,7 +42,7 @@ from medim.baselines.pretraining import WriterPretraining, check_one_start
 from medim.baselines.prompted_decoder import Decoding, PromptedDecoder
 from medim.baselines.prompted_writer import LANGUAGE, PromptedWriter, existing, llama_config, split_template
 from medim.baselines.published_words import PublishedWords, WordSettings
-from medim.baselines.report_writer import Seen, WriterSystem, load_writer
+from medim.baselines.report_writer import Contrasted, WriterSystem, load_writer
 from medim.baselines.weight_files import fill, read_weights, under
 from medim.baselines.writer_prior import Prior
 from medim.baselines.writer_training import WriterRecipe, train_writer
@@ -153,13 +153,13 @@ class BllmWriter(PromptedWriter):
         found: Tensor = self.network.vision_model(pixel_values=pixels).last_hidden_state
         return found[:, 1:]
 
-    def seen(self, images: Tensor) -> Seen:
+    def contrasted(self, images: Tensor) -> Contrasted:
         """See `ReportWriter`."""
         pixels = to_tower(images, self.network.config.vision_config)
         found = self.network.vision_model(pixel_values=pixels).last_hidden_state
         queries = self.network.query_tokens.expand(len(found), -1, -1)
         asked = self.network.qformer(query_embeds=queries, encoder_hidden_states=found.detach()).last_hidden_state
-        return Seen(found[:, 1:], asked)
+        return Contrasted(found[:, 1:], asked)
 
     def pictures(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, Q, D): what the language model sees of each picture."""

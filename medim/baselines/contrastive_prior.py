@@ -57,8 +57,8 @@ class ContrastedWriter(nn.Module):
         """`images`: (B, 3, S, S) of the size that will come, from which the patches and their features are counted."""
         super().__init__()
         with torch.no_grad():
-            seen = writer.seen(images)
-        _, patches, features = seen.patches.shape
+            found = writer.contrasted(images)
+        _, patches, features = found.patches.shape
         self.side = math.isqrt(patches)
         if self.side**2 != patches:
             raise ValueError(f"contrastive pretraining needs a square of patches, the encoder gives {patches}")
@@ -67,17 +67,17 @@ class ContrastedWriter(nn.Module):
         self.picture = nn.Linear((QUARTERS**2 + 1) * settings.width, settings.summary)
         self.text = TextSummary(writer.token_kinds, settings)
         self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
-        self.queries = None if seen.queries is None else nn.Linear(seen.queries[0].numel(), settings.summary)
+        self.queries = None if found.queries is None else nn.Linear(found.queries[0].numel(), settings.summary)
 
     def similarities(self, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
         """`patches` and, where there are, `queries` -> (B, B) scaled cosines in float32: row i is picture i."""
-        seen = self.writer.seen(images)
-        evidence = F.relu(self.evidence(seen.patches))
+        found = self.writer.contrasted(images)
+        evidence = F.relu(self.evidence(found.patches))
         grid = evidence.transpose(1, 2).unflatten(2, (self.side, self.side))
         quarters = F.adaptive_max_pool2d(grid, QUARTERS).flatten(1)
         pictures = {"patches": self.picture(torch.cat([quarters, grid.mean((2, 3))], 1))}
-        if self.queries is not None and seen.queries is not None:
-            pictures["queries"] = self.queries(seen.queries.flatten(1))
+        if self.queries is not None and found.queries is not None:
+            pictures["queries"] = self.queries(found.queries.flatten(1))
         ids, there = (part.to(images.device) for part in self.writer.tokens(texts))
         written = F.normalize(self.text(ids, there).float(), dim=1)
         scale = self.log_scale.exp().clamp(max=MOST_SCALE)

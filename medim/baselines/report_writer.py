@@ -59,7 +59,7 @@ class WriterBatch:
     texts: tuple[str, ...]
 
 
-class Seen(NamedTuple):
+class Contrasted(NamedTuple):
     """What a contrastive pretraining compares with texts."""
 
     patches: Tensor  # (B, n, d), see `ReportWriter.patches`
@@ -89,9 +89,9 @@ class ReportWriter(nn.Module):
     def patches(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, n, d): what its picture encoder sees of each patch, in raster order."""
 
-    def seen(self, images: Tensor) -> Seen:
+    def contrasted(self, images: Tensor) -> Contrasted:
         """(B, 3, S, S) -> what a contrastive pretraining compares with the pictures' texts."""
-        return Seen(self.patches(images), None)
+        return Contrasted(self.patches(images), None)
 
     @property
     @abstractmethod

@@ -70,7 +70,7 @@ def test_a_quarter_tells_left_from_right():
 
 def test_queries_are_what_the_language_model_is_given():
     writer, images = bllm().eval(), tiny.images()
-    seen = writer.seen(images)
+    seen = writer.contrasted(images)
     torch.testing.assert_close(writer.network.language_projection(seen.queries), writer.pictures(images))
     torch.testing.assert_close(seen.patches, writer.patches(images))
 

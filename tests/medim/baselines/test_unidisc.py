@@ -262,5 +262,5 @@ def test_candidates_need_towers_which_it_has_not(tmp_path):
     unidisc().save(tmp_path / "model")
     save_vqgan(tiny.vqgan(), tmp_path / "vqgan")
     sampler = replace(official_settings(3), candidates=2)
-    with pytest.raises(ValueError, match="this one has none: set it to 1"):
+    with pytest.raises(ValueError, match="this one has none: set the first two to 1"):
         load_system(tmp_path / "model", vqgan=tmp_path / "vqgan", sampler=sampler, device=torch.device("cpu"))
