@@ -149,14 +149,17 @@ class BllmWriter(PromptedWriter):
 
     def patches(self, images: Tensor) -> Tensor:
         """See `ReportWriter`; without the class token."""
+        return self._looked(images)[:, 1:]
+
+    def _looked(self, images: Tensor) -> Tensor:
+        """(B, 1 + n, d): the tower's last layer, class token first."""
         pixels = to_tower(images, self.network.config.vision_config)
         found: Tensor = self.network.vision_model(pixel_values=pixels).last_hidden_state
-        return found[:, 1:]
+        return found
 
     def contrasted(self, images: Tensor) -> Contrasted:
         """See `ReportWriter`."""
-        pixels = to_tower(images, self.network.config.vision_config)
-        found = self.network.vision_model(pixel_values=pixels).last_hidden_state
+        found = self._looked(images)
         queries = self.network.query_tokens.expand(len(found), -1, -1)
         asked = self.network.qformer(query_embeds=queries, encoder_hidden_states=found.detach()).last_hidden_state
         return Contrasted(found[:, 1:], asked)

@@ -102,11 +102,12 @@ class ContrastTrainee:
         whole = self.module.similarities(batch.images.to(self.module.log_scale.device), batch.texts)
         found = {name: contrast_within(one, self.datasets) for name, one in whole.items()}
         total = torch.stack([loss for loss, _ in found.values()]).sum()
-        return total, {_curve(name, "own_report_nearest"): right for name, (_, right) in found.items()}
+        return total, {_curve(part, "own_report_nearest"): right for part, (_, right) in found.items()}
 
 
-def _curve(part: str, score: str) -> str:
-    return score if part == "patches" else f"{part}/{score}"
+def _curve(part: str, name: str) -> str:
+    """Curves of the patches carry their plain name."""
+    return name if part == "patches" else f"{part}/{name}"
 
 
 @torch.no_grad()
@@ -115,5 +116,5 @@ def validation_contrast(module: ContrastedWriter, val: Mapping[str, tuple[Tensor
     out: dict[str, float] = {}
     for name, (images, texts) in val.items():
         for part, one in module.similarities(images.to(module.log_scale.device), texts).items():
-            out |= contrast_scores(name if part == "patches" else f"{name}/{part}", one)
+            out |= contrast_scores(_curve(part, name), one)
     return out

@@ -10,7 +10,7 @@ any batch size with one generator per sample; counts from the tokens initially u
 modality and forbidden ids are impossible at every step; draws in float64; finished samples leave the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 import numpy as np
@@ -22,7 +22,7 @@ from medim.diffusion.ancestral import fill_ancestral
 from medim.diffusion.canvas import Canvas, SampleResult
 from medim.diffusion.commit import num_confident, select_top
 from medim.diffusion.counts import spread, token_counts
-from medim.diffusion.denoise import Denoise
+from medim.diffusion.denoise import Denoise, ModalityLogits
 from medim.diffusion.draw import uniforms
 from medim.diffusion.first_hitting import fill_first_hitting
 from medim.diffusion.length import draw_lengths
@@ -138,29 +138,39 @@ def fill_maskgit(
         if blind.any():
             wanted = torch.where(blind, keep(torch.zeros_like(static[rows])), unknown)
         log_p = canvas.log_probabilities(denoise, rows, wanted, t, clock, settings)
-        ids, log_prob = canvas.draw(log_p, rows, wanted, u[0], settings)
-        kept = keep(log_prob)
-        if value is not None and settings.draws > 1:
-            others = [canvas.draw(log_p, rows, wanted, one, settings) for one in u[2:-1]]
-            ids, log_prob, kept = _best_draw(
-                canvas, rows, [(ids, log_prob, kept), *((*one, keep(one[1])) for one in others)], value, u[-1, :, 0],
-                settings,
-            )  # fmt: skip
+        ids, log_prob, kept = _draw(canvas, rows, log_p, wanted, u, keep, value, settings)
         canvas.fill(rows, kept, ids, log_prob, before[rows, None] + step)
         if settings.eos_fills:
             canvas.end_reports(rows, before[rows, None] + step)
 
 
-def _best_draw(
-    canvas: Canvas, rows: Tensor, draws: Sequence[tuple[Tensor, Tensor, Tensor]], value: Value, u: Tensor,
-    settings: SamplerSettings,
+def _draw(
+    canvas: Canvas, rows: Tensor, log_p: ModalityLogits, wanted: Tensor, u: Tensor, keep: Callable[[Tensor], Tensor],
+    value: Value | None, settings: SamplerSettings,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Of M draws of a step (ids, log-probabilities and what is kept, each (b, L)) one a sample, see `value`."""
-    ids, log_prob, kept = (torch.stack(parts) for parts in zip(*draws, strict=True))
-    later = torch.stack([canvas.after(rows, one[2], one[0], settings.eos_fills) for one in draws])
-    index = choose_draw(value(later), settings.agreement_weight, u)
-    index = torch.where(one_half_is_whole(canvas.x[rows], canvas.space), index, 0)
-    return chosen(ids, index), chosen(log_prob, index), chosen(kept, index)
+    """(b, L) ids, their log-probabilities and which are kept; of several draws one a sample, see `value`.
+
+    Args:
+        canvas, rows, log_p, wanted: see `Canvas.draw`.
+        u: (2 or 2 + M, b, L) of the first draw, of the order, and with M > 1 draws of the others and of the choice.
+        keep: log-probabilities (b, L) -> the tokens of this step.
+        value: None: the first draw.
+        settings: draws, agreement_weight, eos_fills, temperatures.
+    """
+
+    def drawn(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ids, log_prob = canvas.draw(log_p, rows, wanted, numbers, settings)
+        return ids, log_prob, keep(log_prob)
+
+    first = drawn(u[0])
+    whole = one_half_is_whole(canvas.x[rows], canvas.space)
+    if value is None or settings.draws == 1 or not bool(whole.any()):
+        return first
+    draws = [first, *map(drawn, u[2:-1])]
+    later = torch.stack([canvas.after(rows, kept, ids, settings.eos_fills) for ids, _, kept in draws])
+    index = torch.where(whole, choose_draw(value(later), settings.agreement_weight, u[-1, :, 0]), 0)
+    ids, log_prob, kept = (chosen(torch.stack(parts), index) for parts in zip(*draws, strict=True))
+    return ids, log_prob, kept
 
 
 def _keep(
