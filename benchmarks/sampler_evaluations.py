@@ -1,17 +1,19 @@
 """Measures findings against the number of network evaluations, on the validation split.
 
-    python -m benchmarks.sampler_evaluations [--world phantom] [--pairs 128] [--quick] [--out FOLDER]
+    python -m benchmarks.sampler_evaluations [--world phantom] [--pairs 128] [--panel choice ...] [--quick] [--out DIR]
 
 Starts from the sampler of each task (params.yaml:generate.sampler and sampler_of) and changes one thing at a time:
-schedule, order and commit rule, each at 4 to 64 steps (adaptive rules: at several levels), and guidance and temperature
-at the default number of steps. What is measured is the finding F1 (image_to_report: the report against the truth;
-report_to_image: what the finding reader sees against the report that was given) and the share of valid sentences. An
-evaluation is a pass through the network for one sample, as the model counts it: those of guidance and the one that
-draws a report's length are in it.
+schedule, order and commit rule, each at 4 to 64 steps (adaptive rules: at several levels), and guidance, temperature
+and the choice among several answers, draws or beams at the default number of steps; --panel measures some of these
+only. What is measured is the finding F1 (image_to_report: the report against the truth; report_to_image: what the
+finding reader sees against the report that was given) and the share of valid sentences. An evaluation is a pass
+through the network for one sample, as the model counts it: those of guidance and the one that draws a report's length
+are in it.
 
 Reads runs/<world>/models/{medim,vqgan,finding_reader} and data/pairs/<dataset>/val.parquet. Writes
-sampler_evaluations.json (settings, hashes, all numbers; `evaluations`, `guidance` and `temperature` list the series)
-and .png into docs/results/<world>, or with --quick (few points, for tests) into .work/sampler_evaluations/<world>.
+sampler_evaluations.json (settings, hashes, all numbers; `evaluations`, `guidance`, `temperature` and `choice` list the
+series) and .png into docs/results/<world>, or with --quick (few points, for tests) into
+.work/sampler_evaluations/<world>.
 
 It can be stopped: points that the JSON file holds are not measured again while models, pairs, settings and the code
 that generates are the same. The defaults are measured in each run, because seconds are compared within a run only.
@@ -22,7 +24,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,7 @@ def main() -> int:
     parser.add_argument("--world", help="default: that of params.yaml; the sampler is always that of params.yaml")
     parser.add_argument("--model", default="medim")
     parser.add_argument("--pairs", type=int, default=128, help="validation pairs a dataset at most")
+    parser.add_argument("--panel", nargs="+", choices=list(PANELS), default=list(PANELS), help="what is measured")
     parser.add_argument("--quick", action="store_true", help="few points")
     parser.add_argument("--out", type=Path, help="folder")
     given = parser.parse_args()
@@ -177,7 +180,7 @@ def main() -> int:
         }  # fmt: skip
         configure(top.threads, top.seed)
         out = given.out or (WORK / NAME / world.name if given.quick else world.results())
-        sweep = QUICK if given.quick else FULL
+        sweep = replace(QUICK if given.quick else FULL, panels=tuple(given.panel))
         datasets = read_section("train_medim", TrainMedim).datasets
         if given.model not in generate.sampler_of_model:
             parser.error(f"params.yaml:generate.sampler_of_model has no {given.model!r}: {{}} is the sampler unchanged")

@@ -1,7 +1,8 @@
 """Which settings of the sampler are measured: from the default, one thing changed at a time.
 
 A series is a line of the plot: settings that differ in the number of steps, in the level of a commit rule, in the
-weight of guidance or in the temperature. The default stands in every series that it belongs to.
+weight of guidance, in the temperature or in how many answers, draws or beams there are to choose from. The default
+stands in every series that it belongs to.
 
 Levels of the adaptive commit rules are chosen for about 8 to 100 evaluations. Codes of a picture are drawn with far
 smaller probabilities than tokens of a report, so their levels lie elsewhere. Most levels are outside of what the rules'
@@ -11,7 +12,7 @@ evaluations as it has tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -21,8 +22,9 @@ MODALITY = {"image_to_report": "text", "report_to_image": "image"}  # task -> wh
 METRICS = {"image_to_report": ("finding_f1", "sentence_validity"), "report_to_image": ("finding_f1",)}
 PANELS = {  # panel -> key of the JSON file under which its series stand
     "schedule": "evaluations", "order": "evaluations", "commit": "evaluations", "guidance": "guidance",
-    "temperature": "temperature",
+    "temperature": "temperature", "choice": "choice",
 }  # fmt: skip
+CHOICES = ("candidates", "draws", "text_beams")  # at most one of them is more than 1 in a series of the panel `choice`
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Sweep:
     levels: Mapping[str, Mapping[str, tuple[float, ...]]]  # of adaptive commit rules, by rule
     guidance: tuple[float, ...]
     temperatures: Mapping[str, tuple[float, ...]]
+    choices: Mapping[str, tuple[tuple[str, float, tuple[int, ...]], ...]]  # what, agreement_weight, how many
+    panels: tuple[str, ...] = tuple(PANELS)  # those that are measured
 
 
 FULL = Sweep(
@@ -49,7 +53,14 @@ FULL = Sweep(
     },
     guidance=(0.0, 1.0, 2.0, 4.0),
     temperatures={"text": (0.5, 0.7, 1.0), "image": (0.7, 0.85, 1.0)},
-)
+    choices={
+        "text": (
+            ("candidates", 0.0, (1, 2, 4)), ("draws", 1.0, (2, 4)), ("draws", 3.0, (4,)),
+            ("text_beams", 0.0, (2, 4)), ("text_beams", 0.5, (2, 4)), ("text_beams", 1.0, (2, 4)),
+        ),
+        "image": (("candidates", 0.0, (1, 2, 4)), ("draws", 1.0, (2, 4, 8)), ("draws", 3.0, (2, 4, 8))),
+    },
+)  # fmt: skip
 QUICK = Sweep(
     steps=(2, 4),
     schedules=("cosine", "linear"),
@@ -58,6 +69,7 @@ QUICK = Sweep(
     levels={"text": {"threshold": (0.5,)}, "image": {"factor": (16.0,)}},
     guidance=(0.0, 1.0),
     temperatures={"text": (0.7, 1.0), "image": (0.7, 1.0)},
+    choices={"text": (("text_beams", 0.0, (2,)),), "image": (("candidates", 0.0, (1,)),)},
 )
 
 
@@ -106,15 +118,17 @@ def series_of(base: SamplerSettings, task: str, sweep: Sweep) -> list[Series]:
     """All series of one task.
 
     Schedules and orders need the commit rule `count`; where the default has another, they are measured with `count`.
+    Where the default searches by beams, which reads neither steps, orders nor temperatures, these are measured without.
     Where the default writes from left to right, reports that are not have their length drawn first: else EOS, next to
     which EOS is always sure, would end them early (docs/study.md), and the order would be blamed.
 
     Args:
         base: see `base_of`.
         task: a key of MODALITY.
-        sweep: what is tried; the default's own schedule, order, level, weight and temperature are added to it.
+        sweep: what is tried; the default's own schedule, order, level, weight, temperature and choice are added to it.
     """
     m = MODALITY[task]
+    drawn = replace(base, text_beams=1) if m == "text" else base
 
     def changed(start: SamplerSettings, **new: Any) -> SamplerSettings:
         made = replace(start, **{f"{m}_{name}": value for name, value in new.items()})
@@ -124,13 +138,13 @@ def series_of(base: SamplerSettings, task: str, sweep: Sweep) -> list[Series]:
         return getattr(base, f"{m}_{name}")
 
     def over_steps(panel: str, label: str, start: SamplerSettings) -> Series:
-        steps = sorted({*sweep.steps, *([own("steps")] if start == base else [])})
+        steps = sorted({*sweep.steps, *([own("steps")] if start == drawn else [])})
         return Series(panel, label, tuple(changed(start, steps=number) for number in steps))
 
-    def over(name: str, values: tuple[float, ...]) -> Series:
-        return Series(name, name, tuple(changed(base, **{name: value}) for value in sorted({*values, own(name)})))
+    def over(name: str, values: tuple[float, ...], start: SamplerSettings) -> Series:
+        return Series(name, name, tuple(changed(start, **{name: value}) for value in sorted({*values, own(name)})))
 
-    count = changed(base, commit="count")
+    count = changed(drawn, commit="count")
     found: list[Series] = []
     for schedule in dict.fromkeys([*sweep.schedules, own("schedule")]):
         if schedule == "shift":
@@ -146,6 +160,35 @@ def series_of(base: SamplerSettings, task: str, sweep: Sweep) -> list[Series]:
     if own("commit") != "count":
         levels.setdefault(own("commit"), set()).add(own("commit_level"))
     for rule, values in levels.items():
-        settings = tuple(changed(base, commit=rule, commit_level=level) for level in sorted(values))
+        settings = tuple(changed(drawn, commit=rule, commit_level=level) for level in sorted(values))
         found.append(Series("commit", rule, settings))
-    return [*found, over("guidance", sweep.guidance), over("temperature", sweep.temperatures[m])]
+    found += [over("guidance", sweep.guidance, base), over("temperature", sweep.temperatures[m], drawn)]
+    found += choices(base, sweep.choices[m])
+    return [series for series in found if series.panel in sweep.panels]
+
+
+def number_of(settings: SamplerSettings) -> int:
+    """How many answers, draws a step or beams there are to choose from; 1: no choice."""
+    return max(int(getattr(settings, what)) for what in CHOICES)
+
+
+def choices(base: SamplerSettings, tried: Iterable[tuple[str, float, tuple[int, ...]]]) -> list[Series]:
+    """The series of the panel `choice`, one a kind of choice and weight; each begins with no choice at all.
+
+    Beams end a report with its EOS, so they are measured with a free length, whatever the default has.
+    """
+    alone = replace(base, candidates=1, draws=1, text_beams=1, agreement_weight=0.0)
+    numbers: dict[tuple[str, float], set[int]] = {}
+    for what, weight, several in tried:
+        numbers.setdefault((what, weight), set()).update(several)
+    own = [what for what in CHOICES if getattr(base, what) > 1]
+    if len(own) == 1:
+        numbers.setdefault((own[0], base.agreement_weight), set()).add(number_of(base))
+    found = []
+    for (what, weight), several_of in numbers.items():
+        start = replace(alone, text_length="free", eos_fills=True) if what == "text_beams" else alone
+        chosen: list[dict[str, Any]] = [{what: number} for number in sorted(several_of - {1})]
+        more = [replace(start, agreement_weight=weight, **of_several) for of_several in chosen]
+        label = what if (what, weight) == ("candidates", 0.0) else f"{what}, weight {weight:g}"
+        found.append(Series("choice", label, (alone, *more)))
+    return found

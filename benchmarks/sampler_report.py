@@ -11,12 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from benchmarks.sampler_grid import METRICS, MODALITY, PANELS
+from benchmarks.sampler_grid import CHOICES, METRICS, MODALITY, PANELS
 from benchmarks.sampler_measure import Record, ratios
 
 TITLES = {
     "schedule": "schedule", "order": "order of tokens", "commit": "commit rule", "guidance": "guidance",
-    "temperature": "temperature",
+    "temperature": "temperature", "choice": "best of several",
 }  # fmt: skip
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9")  # Okabe and Ito's, yellow darkened
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -30,12 +30,12 @@ def series_rows(described: Mapping[str, Any], panel: str, group: str) -> list[di
 
 
 def abscissa(panel: str, group: str, key: str, record: Record) -> float:
-    """Where a point stands: its measured evaluations, or its guidance or temperature."""
+    """Where a point stands: its measured evaluations, its guidance or temperature, or how many it chooses from."""
     if PANELS[panel] == "evaluations":
         return float(record.points[key]["evaluations"])
     task = group.split("/")[1]
-    name = f"{MODALITY[task]}_{panel}"
-    return float(record.points[key]["changes"].get(name, record.identity["sampler"][task][name]))
+    sampler = {**record.identity["sampler"][task], **record.points[key]["changes"]}
+    return float(max(sampler[what] for what in CHOICES) if panel == "choice" else sampler[f"{MODALITY[task]}_{panel}"])
 
 
 def draw(record: Record, described: Mapping[str, Any], out: Path) -> None:
@@ -43,28 +43,29 @@ def draw(record: Record, described: Mapping[str, Any], out: Path) -> None:
 
     Args:
         record: all points.
-        described: `evaluations`, `guidance`, `temperature` and `groups` as they stand in the JSON file.
+        described: the values of PANELS, and `groups`, as they stand in the JSON file.
         out: PNG file. The same numbers give the same bytes.
     """
     groups = [group for task in METRICS for group in described["groups"] if group.split("/")[1] == task]
     rows = [(g, metric) for task, metrics in METRICS.items() for metric in metrics for g in groups if g.endswith(task)]
-    figure = Figure(figsize=(17, 1.2 + 2.7 * len(rows)), dpi=80, layout="constrained")
+    panels = [panel for panel in PANELS if any(row["panel"] == panel for row in described[PANELS[panel]])]
+    figure = Figure(figsize=(1 + 3.2 * len(panels), 1.2 + 2.7 * len(rows)), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(
         f"{described['world']}, {described['model']}: findings against network evaluations, validation split, "
         f"n = {record.identity['pairs']} at most, 95 % intervals; ★ and dashed line: params.yaml's default",
         fontsize=13,
     )
-    grid = figure.subplots(len(rows), len(PANELS), sharey="row", squeeze=False)
+    grid = figure.subplots(len(rows), len(panels), sharey="row", squeeze=False)
     seen: set[str] = set()
     for axes, (group, metric) in zip(grid, rows, strict=True):
         dataset, task = group.split("/")
         axes[0].set_ylabel(f"{dataset}\n{task.replace('_', ' ')}\n{metric.replace('_', ' ')}")
-        for ax, panel in zip(axes, PANELS, strict=True):
+        for ax, panel in zip(axes, panels, strict=True):
             _draw_panel(ax, panel, group, metric, record, described)
             if task not in seen:
                 ax.set_title(TITLES[panel], loc="left", fontsize=11, pad=36)
-                if PANELS[panel] == "evaluations":
+                if panel == "choice" or PANELS[panel] == "evaluations":
                     ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, fontsize=8, frameon=False,
                               columnspacing=1.0, handlelength=1.6)  # fmt: skip
         seen.add(task)
@@ -104,7 +105,8 @@ def _draw_panel(ax: Axes, panel: str, group: str, metric: str, record: Record, d
         ax.set_xlabel("network evaluations a sample", fontsize=9)
     else:
         ax.set_xticks(places, [f"{place:g}" for place in places])
-        ax.set_xlabel(f"{MODALITY[group.split('/')[1]]}_{panel}", fontsize=9)
+        named = "answers, draws a step or beams" if panel == "choice" else f"{MODALITY[group.split('/')[1]]}_{panel}"
+        ax.set_xlabel(named, fontsize=9)
 
 
 def table(record: Record, described: Mapping[str, Any]) -> str:

@@ -7,16 +7,19 @@ from dataclasses import replace
 import pytest
 from tiny_world import tiny
 
-from benchmarks.sampler_grid import FULL, MODALITY, PANELS, base_of, changes, name_of, series_of
+from benchmarks.sampler_grid import CHOICES, FULL, MODALITY, PANELS, base_of, changes, name_of, number_of, series_of
 
 BASE = replace(tiny.SAMPLER, text_length="first", text_steps=24, image_steps=16, image_order="confidence")
+
+
+CHOICE = replace(FULL, panels=("choice",))
 
 
 @pytest.mark.parametrize("task", MODALITY)
 def test_one_thing_changes_beside_the_steps_and_only_of_what_is_sampled(task):
     modality = MODALITY[task]
     together = [{"commit", "commit_level"}, {"schedule", "shift"}, {"steps", "schedule", "shift"}]
-    for series in series_of(BASE, task, FULL):
+    for series in series_of(BASE, task, replace(FULL, panels=tuple(panel for panel in PANELS if panel != "choice"))):
         for settings in series.settings:
             names = set(changes(BASE, settings))
             assert all(name.startswith(f"{modality}_") for name in names)
@@ -29,7 +32,7 @@ def test_the_default_stands_where_it_belongs():
         with_default = {(s.panel, s.label) for s in series_of(BASE, task, FULL) if BASE in s.settings}
         assert with_default == {
             ("schedule", "cosine"), ("order", order), ("commit", "count"), ("guidance", "guidance"),
-            ("temperature", "temperature"),
+            ("temperature", "temperature"), *(("choice", s.label) for s in series_of(BASE, task, CHOICE)),
         }  # fmt: skip
 
 
@@ -75,6 +78,28 @@ def test_under_an_adaptive_default_schedules_are_measured_with_count():
     assert {one.text_commit for s in found if s.panel in ("schedule", "order") for one in s.settings} == {"count"}
     threshold = next(s for s in found if s.label == "threshold")
     assert base in threshold.settings
+
+
+def test_each_kind_of_choice_begins_with_none():
+    found = {s.label: s.settings for s in series_of(BASE, "report_to_image", CHOICE)}
+    assert list(found) == ["candidates", "draws, weight 1", "draws, weight 3"]
+    assert {settings[0] for settings in found.values()} == {BASE}
+    assert [one.candidates for one in found["candidates"]] == [1, 2, 4]
+    assert [(one.draws, one.agreement_weight) for one in found["draws, weight 3"][1:]] == [(2, 3), (4, 3), (8, 3)]
+    assert all(sum(getattr(one, what) > 1 for what in CHOICES) <= 1 for s in found.values() for one in s)
+
+
+def test_a_default_that_chooses_stands_in_its_own_series_only():
+    base = replace(BASE, text_order="raster", text_length="free", text_beams=3, agreement_weight=0.5)
+    found = series_of(base, "image_to_report", FULL)
+    assert [s.label for s in found if s.panel == "choice" and base in s.settings] == ["text_beams, weight 0.5"]
+    wider = next(s for s in found if s.label == "text_beams, weight 0.5")
+    assert [number_of(one) for one in wider.settings] == [1, 2, 3, 4]
+    assert wider.settings[0] == replace(base, text_beams=1, agreement_weight=0.0)
+    assert next(s for s in found if s.label == "guidance").settings[1].text_beams == 3  # beams read the guidance
+    unread = [s for s in found if s.panel in ("schedule", "order", "commit", "temperature")]
+    assert {one.text_beams for s in unread for one in s.settings} == {1}
+    assert series_of(replace(BASE, draws=2, candidates=2), "report_to_image", CHOICE)[0].settings[0] == BASE
 
 
 def test_names_say_what_differs():
