@@ -55,10 +55,12 @@ FULL = Sweep(
     temperatures={"text": (0.5, 0.7, 1.0), "image": (0.7, 0.85, 1.0)},
     choices={
         "text": (
-            ("candidates", 0.0, (1, 2, 4)), ("draws", 1.0, (2, 4)), ("draws", 3.0, (4,)),
-            ("text_beams", 0.0, (2, 4)), ("text_beams", 0.5, (2, 4)), ("text_beams", 1.0, (2, 4)),
+            ("candidates", 0.0, (1, 2, 4)), ("draws", 3.0, (8, 32)), ("draws", 8.0, (2, 8, 32)), ("draws", 20.0, (32,)),
+            ("text_beams", 0.0, (4,)), ("text_beams", 3.0, (2, 4)),
         ),
-        "image": (("candidates", 0.0, (1, 2, 4)), ("draws", 1.0, (2, 4, 8)), ("draws", 3.0, (2, 4, 8))),
+        "image": (
+            ("candidates", 0.0, (1, 2, 4)), ("draws", 3.0, (8, 32)), ("draws", 8.0, (2, 8, 32)), ("draws", 20.0, (32,)),
+        ),
     },
 )  # fmt: skip
 QUICK = Sweep(

@@ -119,7 +119,7 @@ class Canvas:
                     for w in (settings.text_guidance, settings.image_guidance)
                 ),
             )
-        self.num_evaluations[rows] += 1 + guided_rows(xt, null).long()
+        self.num_evaluations[rows] += 1 + guided_rows(xt, wanted, self.space, null).long()
         return self._without_eos(predict(denoise, xt, t, wanted, self.space, null), rows, wanted)
 
     def propose(

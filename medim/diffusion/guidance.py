@@ -59,9 +59,9 @@ def predict(
         t: (B,).
         wanted: (B, L) bool, masked positions.
         space: alphabet and layout.
-        null: guidance; samples whose weights are 0 or whose null input is xt itself cost no second pass.
+        null: guidance; see `guided_rows` for the samples that cost no second pass.
     """
-    need = guided_rows(xt, null)
+    need = guided_rows(xt, wanted, space, null)
     inputs, times, positions = xt, t, wanted
     if null is not None and bool(need.any()):
         inputs, times, positions = (
@@ -83,8 +83,9 @@ def predict(
     return subs(ModalityLogits(*out), space.allowed_text)
 
 
-def guided_rows(xt: Tensor, null: Null | None) -> Tensor:
-    """(B,) bool, samples that need the second pass."""
+def guided_rows(xt: Tensor, wanted: Tensor, space: TokenSpace, null: Null | None) -> Tensor:
+    """(B,) bool, samples that need the second pass: a wanted token has a weight, and the null input is not xt."""
     if null is None:
         return torch.zeros(len(xt), dtype=torch.bool, device=xt.device)
-    return ((null.text > 0) | (null.image > 0)) & (null.xt != xt).any(1)
+    text, image = ((wanted & map_.to(xt.device)).any(1) for map_ in (space.is_text, space.is_image))
+    return (((null.text > 0) & text) | ((null.image > 0) & image)) & (null.xt != xt).any(1)

@@ -31,7 +31,7 @@ from medim.diffusion.report_beams import fill_by_beams
 from medim.diffusion.schedule import Schedule
 from medim.diffusion.settings import SamplerSettings, official_settings
 from medim.diffusion.space import TokenSpace
-from medim.diffusion.value import Value, choose_draw, chosen, one_half_is_whole
+from medim.diffusion.value import Value, choose_draw, chosen, one_half_is_whole, values_of
 
 __all__ = ["SampleResult", "SamplerSettings", "TokenSpace", "official_settings", "sample", "seeded_generators"]
 
@@ -168,7 +168,7 @@ def _draw(
         return first
     draws = [first, *map(drawn, u[2:-1])]
     later = torch.stack([canvas.after(rows, kept, ids, settings.eos_fills) for ids, _, kept in draws])
-    index = torch.where(whole, choose_draw(value(later), settings.agreement_weight, u[-1, :, 0]), 0)
+    index = torch.where(whole, choose_draw(values_of(value, later), settings.agreement_weight, u[-1, :, 0]), 0)
     ids, log_prob, kept = (chosen(torch.stack(parts), index) for parts in zip(*draws, strict=True))
     return ids, log_prob, kept
 

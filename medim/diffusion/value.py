@@ -32,6 +32,19 @@ def one_half_is_whole(x: Tensor, space: TokenSpace) -> Tensor:
     return report ^ picture
 
 
+def values_of(value: Value, x: Tensor) -> Tensor:
+    """(M, b) of M draws x (M, b, L); equal draws of a sample are valued once, and of a word most draws are the same."""
+    told_apart = x[..., (x != x[:1]).flatten(0, 1).any(0)]
+    number = torch.arange(len(x), device=x.device)[:, None]  # (M, 1)
+    equal = (told_apart[:, None] == told_apart).all(-1)  # (M, M, b)
+    first = torch.where(equal, number[:, None], len(x)).amin(0)  # (M, b) the first draw that is this one
+    distinct = first == number
+    most = int(distinct.sum(0).max())
+    picked = (~distinct).int().argsort(dim=0, stable=True)[:most]  # (most, b) the distinct ones, then any
+    values = value(x[picked, torch.arange(x.shape[1], device=x.device)])
+    return values.gather(0, (distinct.cumsum(0) - 1).gather(0, first))
+
+
 def choose_draw(values: Tensor, weight: float, u: Tensor) -> Tensor:
     """(b,) int64 index of a draw, taken with probability proportional to exp(weight * value).
 

@@ -82,18 +82,18 @@ def test_under_an_adaptive_default_schedules_are_measured_with_count():
 
 def test_each_kind_of_choice_begins_with_none():
     found = {s.label: s.settings for s in series_of(BASE, "report_to_image", CHOICE)}
-    assert list(found) == ["candidates", "draws, weight 1", "draws, weight 3"]
+    assert list(found) == ["candidates", "draws, weight 3", "draws, weight 8", "draws, weight 20"]
     assert {settings[0] for settings in found.values()} == {BASE}
     assert [one.candidates for one in found["candidates"]] == [1, 2, 4]
-    assert [(one.draws, one.agreement_weight) for one in found["draws, weight 3"][1:]] == [(2, 3), (4, 3), (8, 3)]
+    assert [(one.draws, one.agreement_weight) for one in found["draws, weight 8"][1:]] == [(2, 8), (8, 8), (32, 8)]
     assert all(sum(getattr(one, what) > 1 for what in CHOICES) <= 1 for s in found.values() for one in s)
 
 
 def test_a_default_that_chooses_stands_in_its_own_series_only():
-    base = replace(BASE, text_order="raster", text_length="free", text_beams=3, agreement_weight=0.5)
+    base = replace(BASE, text_order="raster", text_length="free", text_beams=3, agreement_weight=3.0)
     found = series_of(base, "image_to_report", FULL)
-    assert [s.label for s in found if s.panel == "choice" and base in s.settings] == ["text_beams, weight 0.5"]
-    wider = next(s for s in found if s.label == "text_beams, weight 0.5")
+    assert [s.label for s in found if s.panel == "choice" and base in s.settings] == ["text_beams, weight 3"]
+    wider = next(s for s in found if s.label == "text_beams, weight 3")
     assert [number_of(one) for one in wider.settings] == [1, 2, 3, 4]
     assert wider.settings[0] == replace(base, text_beams=1, agreement_weight=0.0)
     assert next(s for s in found if s.label == "guidance").settings[1].text_beams == 3  # beams read the guidance

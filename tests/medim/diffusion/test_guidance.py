@@ -56,6 +56,15 @@ def test_two_branches_in_one_batch_equal_two_calls(random_net, space, blank):
     assert bool(got.text[:, 10:].isneginf().all())
 
 
+def test_a_weight_of_what_is_not_wanted_asks_for_no_second_pass(random_net, space, blank):
+    x, t = blank(2), torch.full((2,), 0.5)
+    x[:, space.layout.image] = space.vocab.from_codes(torch.arange(16) % 7)
+    pictures_only = Null(blank(2), torch.zeros(2).double(), torch.full((2,), 3.0).double())
+    got = predict(random_net, x, t, x == space.mask_id, space, pictures_only)
+    assert random_net.batches == [2]
+    torch.testing.assert_close(got.text, predict(random_net, x, t, x == space.mask_id, space, None).text)
+
+
 def test_draws_follow_the_distribution_at_any_temperature():
     p = torch.tensor([0.6, 0.3, 0.1, 0.0]).double()
     u = torch.rand(40_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -8,7 +8,7 @@ from chi_square import p_value
 
 from medim.diffusion.sampler import sample, seeded_generators
 from medim.diffusion.schedule import get_schedule
-from medim.diffusion.value import choose_draw, one_half_is_whole
+from medim.diffusion.value import choose_draw, one_half_is_whole, values_of
 
 LINEAR = get_schedule("linear")
 RASTER = {"text_order": "raster", "text_schedule": "linear", "text_steps": 2, "image_steps": 1}
@@ -33,6 +33,20 @@ def tilted(p, worth, draws):
         for one, share in zip(ids, taken, strict=True):
             out[one] += share * p[list(ids)].prod()
     return out
+
+
+@pytest.mark.parametrize(("num", "ids"), [(1, 3), (2, 3), (7, 3), (32, 2), (5, 1)])
+def test_equal_draws_are_valued_once(num, ids):
+    drawn = torch.randint(0, ids, (num, 6, 2), generator=torch.Generator().manual_seed(num))
+    x = torch.cat([drawn, torch.full((num, 6, 3), 9)], dim=-1)  # what no draw changes
+    asked = []
+
+    def value(versions):
+        asked.append(len(versions))
+        return (versions * torch.tensor([1, 10, 1, 1, 1])).sum(-1).double()
+
+    assert torch.equal(values_of(value, x), value(x))
+    assert asked[0] == max(len({tuple(row) for row in drawn[:, sample].tolist()}) for sample in range(6))
 
 
 def test_a_draw_is_taken_in_proportion_to_the_exponential_of_its_value():
