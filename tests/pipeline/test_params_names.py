@@ -77,8 +77,8 @@ HIGH = "judged_by: high             # value | high: the interval's upper end\n  
         ("    medim: {}\n\n", "    medim: {settings: {noise: pink}}\n\n", r"train_medim\.changes\.medim\.settings: no"),
         ("    medim: {}\n\n", "    other: {}\n\n", r"train_medim\.changes: not set: 'medim'"),
         ("medim: {}\n    t", "medim: {text_ordr: random}\n    t", r"generate\.sampler_of_model\.medim: nothing reads"),
-        ("      candidates: 1 ", "      candidates: 0 ",
-         r"generate\.sampler_of_model\.unidisc: sampler\.candidates is 0"),
+        ("      draws: 1 ", "      draws: 0 ",
+         r"generate\.sampler_of_model\.unidisc: sampler\.draws is 0"),
         ("    trivial: {}\n", "", r"generate\.models: 'trivial' is not in generate\.sampler_of_model"),
     ],
 )  # fmt: skip
