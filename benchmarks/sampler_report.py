@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from benchmarks.sampler_grid import CHOICES, METRICS, MODALITY, PANELS
+from benchmarks.sampler_grid import METRICS, MODALITY, PANELS, number_of
 from benchmarks.sampler_measure import Record, ratios
+from medim.diffusion.settings import SamplerSettings
 
 TITLES = {
     "schedule": "schedule", "order": "order of tokens", "commit": "commit rule", "guidance": "guidance",
@@ -34,8 +35,8 @@ def abscissa(panel: str, group: str, key: str, record: Record) -> float:
     if PANELS[panel] == "evaluations":
         return float(record.points[key]["evaluations"])
     task = group.split("/")[1]
-    sampler = {**record.identity["sampler"][task], **record.points[key]["changes"]}
-    return float(max(sampler[what] for what in CHOICES) if panel == "choice" else sampler[f"{MODALITY[task]}_{panel}"])
+    sampler = SamplerSettings(**record.identity["sampler"][task] | record.points[key]["changes"])
+    return float(number_of(sampler) if panel == "choice" else getattr(sampler, f"{MODALITY[task]}_{panel}"))
 
 
 def draw(record: Record, described: Mapping[str, Any], out: Path) -> None:
