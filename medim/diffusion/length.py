@@ -1,18 +1,25 @@
-"""The length of a report before its words.
+"""Where a report ends: its length before its words, or at each word whether it ends there.
 
 EOS pads reports, so P(EOS at position i | what is given) is the probability that the report has at most i tokens: one
 evaluation gives the network's whole distribution of lengths. Drawing the length from it keeps orders that prefer sure
 tokens from deciding it: next to a known EOS, EOS is nearly always the surest token, so the order `confidence` lets the
 end creep towards the beginning (LLaDA, arXiv:2502.09992, App. B.4, holds EOS back for the same reason).
 
-Shapes: B samples, b of them with an open end, L tokens, T report positions.
+Words written from left to right need no such plan: P(EOS at i | the words before i) is the hazard of ending there. What
+sharpens words must not touch it: a temperature below 1 favours a common next word over a rarer end, and a choice among
+draws by how well report and picture agree favours one more word over none, so that reports grow half as long again as
+the network's own (docs/study.md). `settle_ends` draws the end by itself, at temperature 1 and before any choice.
+
+Shapes: B samples, b of them with an open end, L tokens, T report positions, N tokens asked for, V ids.
 """
+
+import math
 
 import torch
 from torch import Tensor
 
 from medim.diffusion.canvas import Canvas
-from medim.diffusion.denoise import Denoise
+from medim.diffusion.denoise import Denoise, ModalityLogits
 from medim.diffusion.draw import uniforms
 from medim.diffusion.schedule import Schedule
 from medim.diffusion.settings import SamplerSettings
@@ -67,3 +74,32 @@ def draw_lengths(canvas: Canvas, denoise: Denoise, settings: SamplerSettings, no
     canvas.no_eos[rows] |= open_[rows] & ~ends
     canvas.counted[rows] &= ~ends  # as in training with a known length, see states.state_maps
     return used.long()
+
+
+def settle_ends(log_p: ModalityLogits, eos_id: int | None, u: Tensor) -> tuple[ModalityLogits, Tensor]:
+    """Draw which report tokens are EOS, and leave words alone to be drawn elsewhere.
+
+    Args:
+        log_p: log-probabilities at the tokens asked for, (N, V) of the report.
+        eos_id: of the report tokenizer.
+        u: (N,) float64 in [0, 1).
+
+    Returns:
+        The same with nothing but EOS possible where the report ends (u < P(EOS)) and everything but EOS elsewhere; and
+        (N,) float64, log-probability of what was settled, to be added to that of a token under the result.
+
+    Raises:
+        ValueError: the report tokenizer has no EOS.
+    """
+    if eos_id is None:
+        raise ValueError("sampler.text_length `hazard` needs a tokenizer with EOS: set it to free in params.yaml")
+    log_eos = log_p.text[:, eos_id].double()
+    ends = u < log_eos.exp()
+    words = log_p.text.clone()
+    words[:, eos_id] = -math.inf
+    end = torch.full_like(words[:1], -math.inf)
+    end[:, eos_id] = 0.0
+    # a row of nothing but EOS ends always (u < 1), so its words, which are NaN, are never taken
+    text = torch.where(ends[:, None], end, words.log_softmax(-1))
+    settled = torch.where(ends, log_eos, torch.log1p(-log_eos.exp().clamp(max=1 - 2.0**-53)))
+    return ModalityLogits(text, log_p.image), settled

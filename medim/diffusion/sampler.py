@@ -25,7 +25,7 @@ from medim.diffusion.counts import spread, token_counts
 from medim.diffusion.denoise import Denoise, ModalityLogits
 from medim.diffusion.draw import uniforms
 from medim.diffusion.first_hitting import fill_first_hitting
-from medim.diffusion.length import draw_lengths
+from medim.diffusion.length import draw_lengths, settle_ends
 from medim.diffusion.order import scores, static_scores
 from medim.diffusion.report_beams import fill_by_beams
 from medim.diffusion.schedule import Schedule
@@ -127,6 +127,7 @@ def fill_maskgit(
         clock = clocks(canvas, plans, step, settings)[rows]
         t = clock if settings.time == "linspace" else noise.time(canvas.masked_fraction()[rows])
         numbers = 2 if settings.draws == 1 else 2 + settings.draws  # the draw, the order; the other draws, the choice
+        numbers += settings.text_length == "hazard"
         u = uniforms([canvas.generators[i] for i in rows.tolist()], numbers, length, device)
         unknown = canvas.unknown[rows]
         planned = plans[rows, :, step] if step < plans.shape[2] else torch.zeros_like(plans[rows, :, 0])
@@ -152,15 +153,21 @@ def _draw(
 
     Args:
         canvas, rows, log_p, wanted: see `Canvas.draw`.
-        u: (2 or 2 + M, b, L) of the first draw, of the order, and with M > 1 draws of the others and of the choice.
+        u: (2 or more, b, L) of the first draw, of the order, with M > 1 draws of the others and of the choice, and with
+            text_length `hazard` of the report's end.
         keep: log-probabilities (b, L) -> the tokens of this step.
         value: None: the first draw.
-        settings: draws, agreement_weight, eos_fills, temperatures.
+        settings: draws, agreement_weight, eos_fills, text_length, temperatures.
     """
+    settled = torch.zeros_like(u[0])
+    if settings.text_length == "hazard":
+        asked = wanted & canvas.text
+        log_p, settled[asked] = settle_ends(log_p, canvas.space.eos_id, u[-1][asked])
+        u = u[:-1]
 
     def drawn(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ids, log_prob = canvas.draw(log_p, rows, wanted, numbers, settings)
-        return ids, log_prob, keep(log_prob)
+        return ids, log_prob + settled, keep(log_prob + settled)
 
     first = drawn(u[0])
     whole = one_half_is_whole(canvas.x[rows], canvas.space)

@@ -11,7 +11,7 @@ from medim.precision import PRECISIONS
 METHODS = ("maskgit", "ancestral", "first_hitting")
 POOLS = ("modality", "joint")
 TIMES = ("fraction", "linspace")
-LENGTHS = ("free", "first")
+LENGTHS = ("free", "hazard", "first")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class SamplerSettings:
         text_guidance, image_guidance: w >= 0 of classifier-free guidance at report and picture positions.
         guidance_ramp: `constant`, or `linear` from 0 to w.
         text_length: `first` draws a report's length from P(EOS) before its words (one evaluation, see
-            `length.draw_lengths`); `free` lets EOS be drawn like any token (official: there is no EOS).
+            `length.draw_lengths`); `hazard` draws at each word whether the report ends there, by P(EOS) itself, which
+            neither temperature, nucleus nor the choice among draws moves (for the order `raster`, see
+            `length.settle_ends`); `free` lets EOS be drawn like any token (official: there is no EOS).
         eos_fills: at the end, what follows the first EOS of a report is overwritten by EOS (given tokens stay).
         candidates: samples drawn a question, of which `medim.questions` keeps the one whose picture and report agree
             best by the model's towers (as DALL-E ranks samples by CLIP, Ramesh et al. 2021, Sec. 2.6); 1: no choice.

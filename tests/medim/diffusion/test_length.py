@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medim.diffusion.denoise import ModalityLogits
-from medim.diffusion.length import cut
+from medim.diffusion.length import cut, settle_ends
 from medim.diffusion.sampler import sample, seeded_generators
 from medim.diffusion.schedule import get_schedule
 
@@ -36,8 +36,8 @@ class Lengths:
         return ModalityLogits(out[positions & self.space.is_text], image[positions & self.space.is_image])
 
 
-def run(net, x, space, chosen):
-    return sample(net, x, space, chosen, seeded_generators(range(len(x))), get_schedule("linear"))
+def run(net, x, space, chosen, value=None):
+    return sample(net, x, space, chosen, seeded_generators(range(len(x))), get_schedule("linear"), value=value)
 
 
 def lengths(out, space):
@@ -68,6 +68,47 @@ def test_confident_order_alone_ends_reports_too_early(space, blank, settings):
     drawn = float(lengths(run(Lengths(space), x, space, settings(**free, text_length="first")), space).float().mean())
     assert drawn == pytest.approx(mean, abs=0.4)
     assert crept < mean - 0.8
+
+
+RASTER = {
+    "text_order": "raster", "text_schedule": "linear", "text_steps": 10, "text_guidance": 0.0, "image_guidance": 0.0,
+    "eos_fills": True,
+}  # fmt: skip
+
+
+def likes_words(space):
+    return lambda x: ((x != 0) & (x != space.mask_id) & space.is_text).sum(-1).double()
+
+
+@pytest.mark.parametrize(
+    "what", [{"text_temperature": 0.4}, {"text_top_p": 0.5}, {"draws": 8, "agreement_weight": 8.0}], ids=str
+)
+def test_ends_drawn_by_themselves_are_the_networks_whatever_is_done_to_words(what, space, blank, settings):
+    num = 500
+    x = with_pictures(blank, space, num)
+    value = likes_words(space) if "draws" in what else None
+    hazard = run(Lengths(space), x, space, settings(**RASTER, **what, text_length="hazard"), value)
+    free = run(Lengths(space), x, space, settings(**RASTER, **what, text_length="free"), value)
+    total = (torch.bincount(lengths(hazard, space), minlength=11) / num - LENGTHS).abs().sum() / 2
+    moved = (torch.bincount(lengths(free, space), minlength=11) / num - LENGTHS).abs().sum() / 2
+    assert total < 0.08 < 0.2 < moved  # pure chance gives .035 at this size
+
+
+def test_log_probabilities_of_ends_and_words_are_those_of_the_network(space, blank, settings):
+    """P(report) = P(length) / 9^length, by the chain rule."""
+    out = run(Lengths(space), with_pictures(blank, space, 40), space, settings(**RASTER, text_length="hazard"))
+    n = lengths(out, space)
+    found = out.log_probs[:, space.layout.text].sum(1)
+    assert torch.allclose(found, LENGTHS[n].double().log() - n * torch.log(torch.tensor(9.0)).double(), atol=1e-5)
+
+
+def test_what_is_settled_is_all_that_is_left():
+    p = torch.tensor([[0.25, 0.5, 0.25], [0.25, 0.5, 0.25], [1.0, 0.0, 0.0], [0.0, 0.5, 0.5]], dtype=torch.float64)
+    u = torch.tensor([0.24, 0.26, 1 - 2**-53, 0.0], dtype=torch.float64)
+    left, settled = settle_ends(ModalityLogits(p.log(), torch.zeros(0, 7)), 0, u)
+    want = torch.tensor([[1, 0, 0], [0, 2 / 3, 1 / 3], [1, 0, 0], [0, 0.5, 0.5]], dtype=torch.float64)
+    assert torch.allclose(left.text.exp(), want)
+    assert torch.allclose(settled.exp(), torch.tensor([0.25, 0.75, 1.0, 1.0], dtype=torch.float64))
 
 
 def test_it_costs_one_evaluation_and_is_the_first(space, blank, settings):
@@ -102,6 +143,7 @@ def test_what_is_cut_is_the_end_of_the_open_places(p, open_, u):
     assert bool((among.diff() >= 0).all())
 
 
-def test_a_tokenizer_without_eos_is_refused(joint, settings):
-    with pytest.raises(ValueError, match="text_length `first` needs"):
-        run(joint, joint.blank(2), joint.space, settings(text_length="first"))
+@pytest.mark.parametrize("text_length", ["first", "hazard"])
+def test_a_tokenizer_without_eos_is_refused(joint, settings, text_length):
+    with pytest.raises(ValueError, match=f"text_length `{text_length}` needs"):
+        run(joint, joint.blank(2), joint.space, settings(text_length=text_length))
