@@ -29,7 +29,7 @@ from medim.baselines.visual_extractor import Features
 
 NUM_IDS = 4336  # words of MIMIC-CXR at threshold 10, and 0
 PATCHES, MEMORY_WORDS = 49, 60
-GOALS = {"r2gen": 15.0, "r2gen_cmn": 5.0, "memory": 3.0, "memory in training": 5.0}  # times
+GOALS = {"r2gen": 15.0, "r2gen_cmn": 5.0, "memory": 5.0, "memory in training": 5.0}  # times
 ROUNDS = 3
 
 
@@ -187,7 +187,7 @@ def line(name: str, goal: float, found: Comparison) -> str:
     """What is printed of a comparison."""
     return (
         f"{name:62} {found.reference:8.3f} s -> {found.ours:7.3f} s  {found.ratio:6.1f}x (goal {goal:.0f}x)  "
-        f"answers equal: {found.equal}"
+        f"answers equal: {found.equal}{'' if found.ratio >= goal else ', SHORT OF THE GOAL'}"
     )
 
 

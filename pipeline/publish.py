@@ -35,7 +35,7 @@ from pipeline.stage_records import bring_back
 FIGURE_BYTES = 1_500_000  # largest picture that git should carry
 TABLE_FORMATS = (".json", ".md", ".csv", ".html")
 SHOWN = ("figures/paper/figure4.png", "figures/samples_medim/medim-*.png", "figures/vqgan.png")  # in the README itself
-COSTS = ("instance", "seconds", "peak_bytes", "examples", "parameters")
+COSTS = ("instance", "seconds", "peak_bytes", "examples", "pretraining_examples", "parameters")
 
 
 def publish() -> Path:
@@ -161,14 +161,29 @@ def publish_costs(world: World, path: Path) -> list[dict[str, Any]]:
     }
     for file in sorted((world.root / "costs").glob("*.json")):
         cost = json.loads(file.read_text(encoding="utf-8"))
-        known[cost["instance"]] = {key: cost[key] for key in COSTS}
+        known[cost["instance"]] = {key: cost.get(key) for key in COSTS}
     graphs = profile_graphs(world)
     costs = [
         known[name] | {"profiles": [profile for profile, graph in graphs.items() if name in graph]}
         for name in sorted(known)
     ]
     write_json(path, costs)
+    path.with_suffix(".md").write_text(costs_text(costs), encoding="utf-8")
     return costs
+
+
+def costs_text(costs: Iterable[Mapping[str, Any]]) -> str:
+    """Markdown table of what every stage instance took: minutes, pairs seen, parameters, memory."""
+    head = ("stage", "minutes", "examples seen", "of a prior before", "parameters", "memory at most, GB")
+    lines = ["# What the stages took", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for cost in costs:
+        numbers = (cost["examples"], cost["pretraining_examples"], cost["parameters"])
+        cells = (
+            f"`{cost['instance']}`", f"{cost['seconds'] / 60:.1f}", *("" if n is None else f"{n:,}" for n in numbers),
+            f"{cost['peak_bytes'] / 1e9:.2f}",
+        )  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def profile_graphs(world: World) -> dict[str, set[str]]:
@@ -218,6 +233,7 @@ def _world_text(folder: Path) -> str:
     parts += [main.read_text(encoding="utf-8").strip().replace("# ", "#### ", 1)] if main.is_file() else []
     others = [path for path in sorted((folder / "tables").glob("*.md")) if path != main]
     titles = [(json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["title"], path) for path in others]
+    titles += [("minutes, examples, parameters and memory of every stage", folder / "costs.md")]
     shown = [path for pattern in SHOWN for path in sorted(folder.glob(pattern)) if "_ood" not in path.name]
     rest = [path for path in sorted((folder / "figures").rglob("*.png")) if path not in shown]
     parts += ["Tables: " + _links(titles)] if titles else []
