@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed, State
 
 from flows.flow_report import publish
-from flows.flow_runs import alive
+from flows.flow_runs import say_alive
 from flows.graph import read_graph, with_prefix
 from flows.mlflow_links import Link, SyncError, sync
 from flows.run_stages import CallerGoneError, Outcome, Policy, StageRunner
@@ -76,19 +76,19 @@ def run_flow(name: str, prefixes: Sequence[str], tables: Sequence[str], policy: 
     telemetry_off()
     log, caller, world = get_run_logger(), os.getppid(), world_from_params()
     log.info("%s: asking DVC what is stale (world %s)", name, world.name)
-    with alive(flow_run.get_id()):
-        graph = read_graph()
-        stages = stages_to_run(graph, stale_stages(policy.seconds, log.info), with_prefix(graph, prefixes))
-        slots = Slots()
-        where = ", ".join(str(device) for device in slots.devices if device is not None) or "none, one job at a time"
-        log.info("%d stages to run: %s (GPUs: %s)", len(stages), ", ".join(stages) or "none", where)
-        runner = StageRunner(graph, slots, policy, PrefectTasks().submit)
-        try:
-            outcomes = runner.run(stages, lambda: os.getppid() == caller)
-        except CallerGoneError as gone:
-            _close_output()
-            return Crashed(message=f"{gone}; run the deployment again")
-        _finish(name, world, tables, outcomes)
+    say_alive(flow_run.get_id())
+    graph = read_graph()
+    stages = stages_to_run(graph, stale_stages(policy.seconds, log.info), with_prefix(graph, prefixes))
+    slots = Slots()
+    where = ", ".join(str(device) for device in slots.devices if device is not None) or "none, one job at a time"
+    log.info("%d stages to run: %s (GPUs: %s)", len(stages), ", ".join(stages) or "none", where)
+    runner = StageRunner(graph, slots, policy, PrefectTasks().submit)
+    try:
+        outcomes = runner.run(stages, lambda: os.getppid() == caller)
+    except CallerGoneError as gone:
+        _close_output()
+        return Crashed(message=f"{gone}; run the deployment again")
+    _finish(name, world, tables, outcomes)
     return None
 
 

@@ -1,42 +1,40 @@
-"""Which flow runs are alive on this machine: each holds the lock of a file with its id.
+"""Which flow runs are alive on this machine: the process of each holds the lock of a file with its id.
 
 A worker reports a flow that died; where both died at once (power, SIGKILL), Prefect says Running for ever. The file
-tells the next `python -m flows.start`.
+tells the next `python -m flows.start`. It stays, and its lock is held, until the process is gone: only then has it told
+Prefect how it ended, or will never do so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from flows.slots import try_lock
+from flows.slots import Lock, try_lock
 from pipeline.paths import FLOW_RUNS
 
-
-@contextmanager
-def alive(run: str | None, folder: Path = FLOW_RUNS) -> Iterator[None]:
-    """Say that the flow run `run` is alive while the body runs; None (called outside Prefect's API): nothing."""
-    if run is None:
-        yield
-        return
-    path = folder / run
-    lock = try_lock(path)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        if lock is not None:
-            lock.release()
+_HELD: list[Lock] = []  # until this process ends
 
 
-def dead_runs(folder: Path = FLOW_RUNS) -> list[str]:
-    """Ids of flow runs that ended without saying so; their files are removed."""
+def say_alive(run: str | None, folder: Path = FLOW_RUNS) -> None:
+    """Say that this process is the flow run `run`; None (called outside Prefect's API): nothing."""
+    lock = None if run is None else try_lock(folder / run)
+    if lock is not None:
+        _HELD.append(lock)
+
+
+def ended_runs(folder: Path = FLOW_RUNS) -> list[str]:
+    """Ids of flow runs whose process is gone, however it ended."""
     found = []
     for path in sorted(folder.glob("*")):
-        lock = try_lock(path, create=False)  # a run that ends meanwhile takes its file with it
+        lock = try_lock(path, create=False)
         if lock is not None:
             found.append(path.name)
-            path.unlink(missing_ok=True)
             lock.release()
     return found
+
+
+def forget(runs: Sequence[str], folder: Path = FLOW_RUNS) -> None:
+    """Remove what tells of these flow runs: the server knows their end."""
+    for run in runs:
+        (folder / run).unlink(missing_ok=True)

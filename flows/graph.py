@@ -103,7 +103,7 @@ def with_prefix(graph: Graph, prefixes: Iterable[str]) -> list[str]:
             raise GraphError(
                 f"{DVC_YAML}: no stage instance begins with {prefix!r}{nearest(prefix, stages)}; there are "
                 f"{', '.join(stages) or 'none'}. The lists of instances stand in params.yaml, which "
-                "`python -m pipeline.profile NAME` writes"
+                "`.venv/bin/python -m pipeline.profile NAME` writes"
             )
         found |= these
     return sorted(found)

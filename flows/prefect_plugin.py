@@ -60,5 +60,5 @@ def setup_environment(*, ctx: HookContext) -> None:
         return
     argv = complete(sys.argv, [deployment.name for deployment in deployments()])
     if not answers(ctx.api_url):
-        sys.exit(f"no Prefect server answers at {ctx.api_url}: run `python -m flows.start`")
+        sys.exit(f"no Prefect server answers at {ctx.api_url}: run `.venv/bin/python -m flows.start`")
     sys.argv[:] = argv

@@ -41,7 +41,7 @@ def main() -> None:
 
     url = get_current_settings().api.url
     if not url or not answers(url):
-        sys.exit(f"no Prefect server answers at {url}: run `python -m flows.start --no-worker`")
+        sys.exit(f"no Prefect server answers at {url}: run `.venv/bin/python -m flows.start --no-worker`")
     found = deployments()
     runner = Runner(pause_on_shutdown=False)
     with get_client(sync_client=True) as client:
@@ -50,7 +50,7 @@ def main() -> None:
             # One that `prefect deploy` made has no path, and Prefect's update takes its pull steps and leaves it so.
             client.update_deployment(identity, DeploymentUpdate(path="."))
     names = ", ".join(deployment.name for deployment in found)
-    print(f"serving {names}; next, elsewhere: prefect deployment run {found[0].name}", flush=True)
+    print(f"serving {names}; next, elsewhere: .venv/bin/prefect deployment run {found[0].name}", flush=True)
     asyncio.run(runner.start())
 
 

@@ -96,8 +96,7 @@ def slots_folder() -> Path:
     chosen = os.environ.get(FOLDER)
     if chosen:
         return Path(chosen)
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    return base / f"medim-slots-{os.getuid()}"
+    return Path(tempfile.gettempdir()) / f"medim-slots-{os.getuid()}"  # XDG_RUNTIME_DIR is gone at logout, and in cron
 
 
 class Slots:

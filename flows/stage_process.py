@@ -111,7 +111,8 @@ class StageProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         held = [self.lock.fd, *([self.slot.lock.fd] if self.slot is not None else [])]
-        device = {VISIBLE: self.slot.device} if self.slot is not None and self.slot.device is not None else {}
+        # a slot without a GPU, as the user chose (MEDIM_GPUS="") or the machine has it, is one without a GPU
+        device = {} if self.slot is None else {VISIBLE: self.slot.device or ""}
         supervise = [sys.executable, "-m", "flows.supervise", "--seconds", f"{self.seconds:g}", "--"]
         return subprocess.Popen(
             [*supervise, *self.command()], env=environment(device), pass_fds=held,

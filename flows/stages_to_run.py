@@ -11,7 +11,8 @@ from flows.dvc_calls import DvcError, ask
 from flows.graph import Graph
 
 BUSY = re.compile(r"is busy, it is being blocked by:\s*(?P<blockers>(?:\s*\(PID \d+\):[^\n]*\n?)*)")
-PAUSE = 3.0  # seconds between two questions to a busy DVC
+PAUSE = 3.0  # seconds between two questions to a busy DVC; doubled each time, up to
+LONGEST_PAUSE = 60.0  # these
 
 
 def parse_status(text: str) -> set[str]:
@@ -45,7 +46,7 @@ def stale_stages(limit: float, say: Callable[[str], None]) -> set[str]:
     Raises:
         DvcError: DVC cannot tell, or was busy for all that time.
     """
-    end, said = time.monotonic() + limit, ""
+    end, said, pause = time.monotonic() + limit, "", PAUSE
     while True:
         try:
             return parse_status(ask("status", "--json"))
@@ -56,7 +57,8 @@ def stale_stages(limit: float, say: Callable[[str], None]) -> set[str]:
             if blockers != said:
                 say(f"waiting: DVC is busy with {blockers}")
                 said = blockers
-        time.sleep(PAUSE)
+        time.sleep(pause)
+        pause = min(LONGEST_PAUSE, 2 * pause)
 
 
 def stages_to_run(graph: Graph, stale: Collection[str], targets: Collection[str]) -> list[str]:

@@ -21,20 +21,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from flows.background import Background
 from flows.deployments import deployments
 from flows.dvc_calls import environment
-from flows.flow_runs import dead_runs
+from flows.flow_runs import ended_runs, forget
 from flows.server_address import answers, host_and_port, is_healthy, is_local, page
 from pipeline.paths import PREFECT, PREFECT_YAML
 from pipeline.resources import telemetry_off
+from pipeline.tracking_store import pages
 
 PATIENCE = 300.0  # seconds until a server or worker that does not come is an error
 POLL = 0.5  # seconds
+SILENCE = timedelta(seconds=90)  # a worker that lives is heard of every 30 s
 PREFECT_COMMAND = (sys.executable, "-m", "prefect", "--no-prompt")
 ADDRESS = "PREFECT_API_URL"
 UNFINISHED = ("RUNNING", "CANCELLING", "PENDING")
@@ -67,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         register(url)
         if fresh:
             wait_for_worker(worker, pool, begun)
+        elif not args.no_worker:
+            wait_for_worker(worker, pool, begun - SILENCE, SILENCE.total_seconds())
     except StartError as error:
         print(error, file=sys.stderr)
         return 1
@@ -112,19 +116,19 @@ def start_server(server: Background, url: str) -> None:
     _wait(lambda: is_healthy(url), server, f"the Prefect server at {url}")
 
 
-def _wait(ready: Callable[[], bool], process: Background, what: str) -> None:
+def _wait(ready: Callable[[], bool], process: Background, what: str, patience: float = PATIENCE) -> None:
     """Wait until `ready`.
 
     Raises:
-        StartError: the process has ended, or PATIENCE is over; shows the end of its log.
+        StartError: the process has ended, or the patience (seconds) is over; shows the end of its log.
     """
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     while not ready():
         if not process.is_alive():
             raise StartError(f"{what} ended while it started; {process.log} ends with:\n{process.last_lines()}")
         if time.monotonic() > end:
             raise StartError(
-                f"{what} is not up after {PATIENCE:g} s and goes on starting: type the same again, or --stop; "
+                f"{what} is not heard of after {patience:g} s: type the same again, or first --stop; "
                 f"{process.log} ends with:\n{process.last_lines()}"
             )
         time.sleep(POLL)
@@ -175,16 +179,16 @@ def start_worker(worker: Background, url: str, pool: str) -> bool:
     return fresh
 
 
-def wait_for_worker(worker: Background, pool: str, since: datetime) -> None:
-    """Wait until the server has heard from the worker since then.
+def wait_for_worker(worker: Background, pool: str, since: datetime, patience: float = PATIENCE) -> None:
+    """Wait until the server has heard from the worker since then: at once, of one that was there and is well.
 
     Raises:
-        StartError: it ends or hangs.
+        StartError: it ends or hangs, or speaks to another server.
     """
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        _wait(lambda: _is_online(client, pool, worker_name(), since), worker, "the worker")
+        _wait(lambda: _is_online(client, pool, worker_name(), since), worker, "the worker", patience)
 
 
 def _is_online(client: Any, pool: str, name: str, since: datetime) -> bool:
@@ -212,22 +216,24 @@ def make_pool(client: Any, pool: str, folder: Path) -> None:
     Raises:
         StartError: it is the pool of another folder that is still there.
     """
-    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectNotFound
 
     try:
         known = client.read_work_pool(pool).base_job_template
     except ObjectNotFound:
-        known = {}
-    other = known.get("variables", {}).get("properties", {}).get("working_dir", {}).get("default")
+        known = None
+    other = (known or {}).get("variables", {}).get("properties", {}).get("working_dir", {}).get("default")
     if other and Path(other) != folder and (Path(other) / PREFECT_YAML).is_file():
         raise StartError(
             f"the work pool {pool!r} of this server runs the flows of {other}; "
-            f"use a server of your own: {ADDRESS}=http://127.0.0.1:4201/api python -m flows.start"
+            f"use a server of your own: {ADDRESS}=http://127.0.0.1:4201/api .venv/bin/python -m flows.start"
         )
-    description = f"Flows of {folder}"
-    create = WorkPoolCreate(name=pool, type="process", description=description, base_job_template=pool_template(folder))
-    client.create_work_pool(create, overwrite=True)
+    wanted: dict[str, Any] = {"description": f"Flows of {folder}", "base_job_template": pool_template(folder)}
+    if known is None:
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process", **wanted))
+    else:  # whether it is paused, and how many flows it lets run, is for its owner
+        client.update_work_pool(pool, WorkPoolUpdate(**wanted))
 
 
 def bury_dead_runs(client: Any) -> None:
@@ -235,14 +241,15 @@ def bury_dead_runs(client: Any) -> None:
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed
 
-    for run in dead_runs():
+    for run in ended_runs():
         try:
             state = client.read_flow_run(run).state
             if state is not None and state.type.value in UNFINISHED:
                 client.set_flow_run_state(run, Crashed(message="its process was gone"), force=True)
                 print(f"flow run {run} had died; what it had finished stays done")
         except ObjectNotFound:
-            print(f"flow run {run} had died; this server does not know it")
+            print(f"flow run {run} has ended; this server does not know it")
+        forget([run])
 
 
 def what_next(url: str, server: Background, worker: Background | None) -> str:
@@ -257,13 +264,15 @@ def what_next(url: str, server: Background, worker: Background | None) -> str:
     where = f"log {server.log}" if server.is_alive() else "not started by this command"
     lines = [f"Prefect   {page(url)} ({where})"]
     if worker is None:
-        return "\n".join([*lines, f"next: {prefix}{python} -m flows.serve"])
+        pool = deployments()[0].pool
+        elsewhere = f"{prefix}{prefect} worker start --pool {pool}"
+        return "\n".join([*lines, f"next: {prefix}{python} -m flows.serve    (or, for the pool: {elsewhere})"])
     return "\n".join(
         [
             *lines,
             f"worker    log {worker.log}",
             f"flows     {', '.join(one.name for one in deployments())}",
-            f"tables    {shown / 'mlflow'} ui --backend-store-uri sqlite:///mlflow/mlflow.db --port 5000",
+            f"tables    {pages()}",
             f"next: {prefix}{prefect} deployment run {name}    (and --watch to wait for its end)",
             f"end:  {python} -m flows.start --stop",
         ]

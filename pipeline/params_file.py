@@ -103,7 +103,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ParamsError: see `parse_yaml`.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `python -m pipeline.profile phantom` in the repository root")
+        raise FileNotFoundError(f"{path} is missing: run `.venv/bin/python -m pipeline.profile phantom` in the root")
     return parse_yaml(path.read_text(encoding="utf-8"), str(path))
 
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 
 from pipeline.model_registry import show_model
 from pipeline.paths import World, worlds
+from pipeline.repro_record import repros
 from pipeline.stage_records import bring_back
 from pipeline.tracking_repros import show_repros
-from pipeline.tracking_store import START_UI, URI_VARIABLE, StoreError, digest, locked_store
+from pipeline.tracking_store import StoreError, digest, locked_store, pages
 from pipeline.tracking_tables import Shown, show_figures, show_table, show_trainings
 
 TABLE_ORDER = ("mission", "vqgan", "report_errors", *(f"table{n}" for n in range(1, 8)))
@@ -37,7 +37,7 @@ def sync(chosen: Sequence[World] | None = None) -> list[Shown]:
         for world in worlds() if chosen is None else chosen:
             bring_back(world)
             repro = show_repros(client, world)
-            marks = None if repro is None else repro.marks
+            marks = repro.marks if repro is not None and is_of_repro(world) else None
             files = [world.table(name) for name in TABLE_ORDER]
             files += sorted(set(world.tables().glob("*.json")) - set(files))
             shown += [show_table(client, world, path, marks) for path in files if path.is_file()]
@@ -48,6 +48,13 @@ def sync(chosen: Sequence[World] | None = None) -> list[Shown]:
                 shown += [repro.shown] if model is None else [repro.shown, model]
             write_receipt(world)
     return shown
+
+
+def is_of_repro(world: World) -> bool:
+    """Whether the tables are those of the last repro that was recorded, or from before it: none is recorded of a graph
+    that has not run whole."""
+    recorded = repros(world)[-1].stat().st_mtime_ns
+    return all(path.stat().st_mtime_ns <= recorded for path in world.tables().glob("*.json"))
 
 
 def write_receipt(world: World) -> None:
@@ -67,8 +74,8 @@ def print_links(shown: Sequence[Shown]) -> None:
         print(f"{one.name:<{width}}  {'recorded ' if one.changed else 'unchanged'}  {one.address}")
     if not shown:
         print("MLflow: no tables and no trainings under runs/ yet; run `dvc repro`")
-    elif not os.environ.get(URI_VARIABLE):
-        print(f"start the pages with: {START_UI}")
+    else:
+        print(f"pages: {pages()}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -98,6 +98,16 @@ def ui_address() -> str:
     return uri.rstrip("/") if uri.startswith("http") else UI
 
 
+def pages() -> str:
+    """The command that starts the pages, or where they are already."""
+    uri = os.environ.get(URI_VARIABLE)
+    if not uri:
+        return START_UI
+    if uri.startswith("http"):
+        return f"at {uri}"
+    return f'.venv/bin/mlflow ui --backend-store-uri "${URI_VARIABLE}" --port 5000'
+
+
 def link(experiment: str) -> str:
     """The page that shows an experiment as a table (MLflow's default page for it hides the runs)."""
     return f"{ui_address()}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
@@ -148,7 +158,9 @@ def _create_database(client: type[MlflowClient]) -> None:
 def _remedy() -> str:
     if os.environ.get(URI_VARIABLE):
         return f"start the server, or unset {URI_VARIABLE} to use {mlflow_db()}"
-    return f"delete {mlflow_db()} and run `python -m pipeline.tracking sync`: everything in it comes from files"
+    return (
+        f"delete {mlflow_db()} and run `.venv/bin/python -m pipeline.tracking sync`: everything in it comes from files"
+    )
 
 
 def _refuse_moved(locations: Iterable[str]) -> None:
@@ -191,7 +203,8 @@ def open_experiment(client: MlflowClient, name: str, note: str, view: Mapping[st
     """The id of an experiment, created or restored, with its note and its shared view."""
     found = client.get_experiment_by_name(name)
     if found is None:
-        place = None if os.environ.get(URI_VARIABLE) else (mlflow_artifacts() / name).resolve().as_uri()
+        # a server has a place of its own for artifacts, a database has none
+        place = None if store_uri().startswith("http") else (mlflow_artifacts() / name).resolve().as_uri()
         experiment = client.create_experiment(name, artifact_location=place)
     else:
         experiment = found.experiment_id

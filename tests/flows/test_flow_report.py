@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.flow_report import stage_rows, tables_page
-from flows.flow_runs import alive, dead_runs
+from flows.flow_runs import ended_runs, forget, say_alive
 from flows.mlflow_links import Link, SyncError, parse_links, sync
 from flows.run_stages import Outcome
 from pipeline.paths import World
@@ -60,15 +60,17 @@ def test_the_page_holds_the_tables_that_there_are_with_their_links(tmp_path):
 
 def test_a_flow_run_that_was_killed_is_told_from_one_that_lives(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from flows.flow_runs import alive\n"
-        "with alive('killed', Path(sys.argv[1])): print(1, flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from flows.flow_runs import say_alive\n"
+        "say_alive('killed', Path(sys.argv[1])); print(1, flush=True); time.sleep(60)"
     )
     env = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, env=env)
     process.stdout.read(1)
-    with alive("lives", tmp_path), alive(None, tmp_path):
-        assert dead_runs(tmp_path) == []
-        process.kill()
-        process.communicate()
-        assert dead_runs(tmp_path) == ["killed"]
-    assert dead_runs(tmp_path) == [] and not list(tmp_path.iterdir())
+    say_alive("lives", tmp_path)
+    say_alive(None, tmp_path)
+    assert ended_runs(tmp_path) == []
+    process.kill()
+    process.communicate()
+    assert ended_runs(tmp_path) == ended_runs(tmp_path) == ["killed"]  # told as often as it is asked, until forgotten
+    forget(["killed"], tmp_path)
+    assert ended_runs(tmp_path) == [] and [path.name for path in tmp_path.iterdir()] == ["lives"]

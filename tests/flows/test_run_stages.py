@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,15 @@ def test_a_bug_is_not_tried_again_and_only_what_needs_it_is_left_out(folder):
 def test_a_busy_dvc_is_waited_for_without_counting(folder):
     outcomes = Flow(folder, {"draw": [BUSY] * 3 + [FINE]}, policy=Policy(60, 0, 0)).run(["draw"])
     assert outcomes["draw"].done and outcomes["draw"].attempts == 1
+
+
+def test_a_busy_dvc_is_asked_ever_more_rarely(folder, monkeypatch):
+    monkeypatch.setattr(run_stages, "LONGEST_PAUSE", 0.4)
+    flow = Flow(folder, {"draw": [BUSY] * 5 + [FINE]}, policy=Policy(60, 0, 0))
+    flow.run(["draw"])
+    times = [note["time"] for note in flow.notes()]
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    assert all(pause > least for pause, least in zip(pauses, [0.1, 0.2, 0.4, 0.4, 0.4], strict=True))
 
 
 def test_a_busy_dvc_is_not_waited_for_for_ever(folder):

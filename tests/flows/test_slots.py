@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from flows.slots import DEVICES, VISIBLE, Slots, devices, parse_devices, try_lock
+from flows.slots import DEVICES, FOLDER, VISIBLE, Slots, devices, parse_devices, slots_folder, try_lock
 
 LISTING = """GPU 0: NVIDIA H200 (UUID: GPU-aaaa-1)
 GPU 1: NVIDIA H200 (UUID: GPU-bbbb-2)
@@ -65,6 +65,15 @@ def test_a_machine_without_gpus_has_one_slot(tmp_path):
     slot = slots.take()
     assert slot.device is None and slots.take() is None
     slot.lock.release()
+
+
+def test_slots_are_where_every_login_of_the_user_looks(monkeypatch, tmp_path):
+    monkeypatch.delenv(FOLDER, raising=False)
+    found = slots_folder()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # of a login; cron has none
+    assert slots_folder() == found
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    assert slots_folder() == tmp_path
 
 
 def test_a_slot_is_held_by_the_job_and_free_when_the_job_is_killed(tmp_path):

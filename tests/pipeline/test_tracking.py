@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline import tracking
 from pipeline.paths import World
 from pipeline.tracking_live import Connection, LiveSender, Sheets, Tail, follow
-from pipeline.tracking_store import BATCH, Point, StoreError, locked_store, slug
+from pipeline.tracking_store import BATCH, Point, StoreError, locked_store, pages, slug
 from pipeline.tracking_tables import column_keys, curve_points, row_costs, table_runs
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +127,24 @@ def runs_of(name, current="yes"):
         experiment = client.get_experiment_by_name(name)
         found = client.search_runs([experiment.experiment_id], f"tags.current = '{current}'", max_results=1000)
         return client, experiment, list(found)
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        (None, ".venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow/mlflow.db --port 5000"),
+        ("http://10.0.0.1:5000", "at http://10.0.0.1:5000"),
+        (
+            "postgresql+psycopg://u:p@host/m",
+            '.venv/bin/mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI" --port 5000',
+        ),
+    ],
+)
+def test_how_the_pages_are_opened_is_said_without_a_password(uri, said, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if uri is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert pages() == said
 
 
 def test_sync_with_a_real_store(world, capsys):

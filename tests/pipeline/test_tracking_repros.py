@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -159,6 +160,15 @@ def test_what_is_not_finished_is_not_recorded(world, capsys):
     Path("dvc.lock").unlink()
     assert record() is None
     assert repros(TINY) == []
+
+
+def test_tables_that_no_repro_made_are_told_from_those_of_the_last_one(world):
+    path, table = record(), TINY.table("mission")
+    assert tracking.is_of_repro(TINY)
+    os.utime(table, ns=(0, path.stat().st_mtime_ns + 1))  # written anew by a graph that has not run whole
+    assert not tracking.is_of_repro(TINY)
+    os.utime(path, ns=(0, table.stat().st_mtime_ns))
+    assert tracking.is_of_repro(TINY)
 
 
 def test_sync_shows_the_run_marks_the_rows_and_registers_the_model(world, capsys):
