@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from medim.figures import BLACK, GREY, MARGIN, WHITE, Colour, font, wrap
 from medim.table_render import is_gain
-from medim.tables import TRIVIAL
+from medim.tables import HUMAN_METRICS, JUDGED, TRIVIAL
 
 Built = Mapping[str, Any]
 
@@ -23,7 +23,10 @@ CHARTS = ("figure5a", "figure5b", "figure5c", "figure6a", "figure6b")
 REPORT_BARS = (  # metrics of the paper's charts, then what phantoms are judged by
     "BLEU-1 (nltk)", "BLEU-2 (nltk)", "BLEU-3 (nltk)", "METEOR (nltk)", "ROUGE-L (nltk)", "METEOR (coco)", "finding_f1",
 )  # fmt: skip
-PAIR_BARS = ("alignment (phantom judge)", "finding_f1", "sentence_validity")
+SHARES = tuple(metric for metric in HUMAN_METRICS if metric.endswith(")"))  # of people's answers; scales go to 5
+PAIR_BARS = (  # the paper's judge and people first, then what phantoms are judged by
+    *JUDGED, *SHARES, "alignment (phantom judge)", "finding_f1", "sentence_validity",
+)  # fmt: skip
 COLOURS: tuple[Colour, ...] = (
     (70, 110, 170), (225, 140, 40), (60, 150, 90), (150, 100, 170), (190, 70, 70), (110, 90, 70),
 )  # fmt: skip

@@ -19,7 +19,7 @@ from medim.data import get_domain, is_drawn
 from medim.data.domain import Domain, Findings, Grammar, labels_of
 from medim.metrics.alignment import PhantomJudge, alignment
 from medim.metrics.bootstrap import Estimate, bootstrap_mean, not_measured
-from medim.metrics.clinical import ce_rules_scores
+from medim.metrics.clinical import ClinicalSettings, ce_rules_scores, packaged_scores
 from medim.metrics.finding_reader import FindingReader, domains_of, features, read_pictures
 from medim.metrics.findings import (
     distinct_sets_ratio,
@@ -54,6 +54,7 @@ class EvaluationSettings:
     inception_weights: str | None  # torch-fidelity's Inception file; null = proxy features only
     qwen: QwenSettings | None  # the paper's judge of free pairs; null = the phantom judge only
     ce_rules: tuple[str, ...]  # datasets of chest films: CheXpert's labels by rules are compared too
+    clinical: ClinicalSettings | None = None  # CheXbert, RadGraph, RadEval, where they are installed
 
 
 UNKNOWN = ""  # dataset of a free sample that nothing recognises
@@ -196,6 +197,10 @@ class Evaluation:
         scores["copied_from_train"] = copied_from_train(list(said.values()), known, seed, resamples)
         if reference.dataset in self.settings.ce_rules:
             scores |= ce_rules_scores(said, true, seed, resamples)
+        clinical = self.settings.clinical
+        if clinical is not None and reference.dataset in clinical.datasets:
+            device = next(reference.reader.parameters()).device.type
+            scores |= packaged_scores(said, true, clinical, device, seed, resamples)
         if reference.domain is not None and reference.labels:
             grammar = reference.domain.grammar
             truth = states_of([reference.by_id[pair_id] for pair_id in said])

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from medim.data import get_domain
 from medim.data.domain import labels_of
+from medim.metrics.clinical import RADGRAPH_LEVELS
 from medim.metrics.reader_questions import ERROR_KINDS, REAL
 from medim.metrics.report_errors import EFFECT, ERRORS, NOTICED, TASK
 
@@ -44,6 +45,10 @@ CLINICAL_METRICS = (  # of chest reports: CheXpert's labels, by our rules
     "ce_rules_micro_f1_14 (uncertain as negative)", "ce_rules_macro_f1_14 (uncertain as negative)",
     "ce_rules_micro_f1_5 (uncertain as negative)", "ce_rules_macro_f1_5 (uncertain as negative)",
 )  # fmt: skip
+PACKAGED_METRICS = (  # of real chest reports, where evaluate.settings.clinical asks for them
+    *(f"chexbert_{mean}_f1_{size} (uncertain as negative)" for size in (14, 5) for mean in ("micro", "macro")),
+    *(f"radgraph_{level}" for level in RADGRAPH_LEVELS),
+)
 JUDGED = tuple(f"alignment (Qwen2-VL, {protocol})" for protocol in ("official", "strict", "grid"))
 MIX_METRICS = (
     "BLEU-1 (nltk)", "BLEU-2 (nltk)", "BLEU-3 (nltk)", "METEOR (nltk)", "ROUGE-L (nltk)", "BLEU-4 (coco)",
@@ -186,7 +191,8 @@ def _images(slot: str) -> Callable[[World], list[Column]]:
 
 
 def _of_reports(world: World, slot: str, prefix: str = "") -> list[Column]:
-    clinical = dict.fromkeys(CLINICAL_METRICS if slot == "chest" else ())
+    packaged = () if world.drawn else PACKAGED_METRICS
+    clinical = dict.fromkeys((*CLINICAL_METRICS, *packaged) if slot == "chest" else ())
     return _columns([getattr(world, slot)], "image_to_report", _report_metrics(world, prefix) | clinical)
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from numbers import Real
 from pathlib import Path
@@ -38,6 +39,46 @@ Labels = NDArray[np.int8]
 EXTRA = "clinical"  # of pyproject.toml
 RADGRAPH_LEVELS = ("simple", "partial", "complete")  # entities; with a relation or not; with their relations
 CELLS = {"": UNMENTIONED, "nan": UNMENTIONED, "1": POSITIVE, "0": NEGATIVE, "-1": UNCERTAIN}
+
+
+@dataclass(frozen=True)
+class ClinicalSettings:
+    """What packages score of which reports; each is null or empty where it is not asked.
+
+    Attributes:
+        datasets: of chest reports in English.
+        chexbert: the package that runs CheXbert, radeval | f1chexbert.
+        radgraph: the package that runs RadGraph, radeval | radgraph.
+        radgraph_model: see `radgraph_scores`.
+        radeval: metrics of RadEval, see `radeval_scores`.
+    """
+
+    datasets: tuple[str, ...]
+    chexbert: str | None
+    radgraph: str | None
+    radgraph_model: str
+    radeval: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """ValueError: another package than those that the adapters know."""
+        for name, known in (("chexbert", ("radeval", "f1chexbert")), ("radgraph", ("radeval", "radgraph"))):
+            if getattr(self, name) not in (None, *known):
+                raise ValueError(f"clinical.{name} is {getattr(self, name)!r}: {' or '.join(known)}, or null")
+
+
+def packaged_scores(
+    generated: Reports, reference: Reports, settings: ClinicalSettings, device: str, seed: int, resamples: int
+) -> dict[str, Estimate]:
+    """All that `settings` asks; see `chexbert_scores`, `radgraph_scores` and `radeval_scores`, also for errors."""
+    scores: dict[str, Estimate] = {}
+    if settings.chexbert is not None:
+        scores |= chexbert_scores(generated, reference, settings.chexbert, device, seed, resamples)
+    if settings.radgraph is not None:
+        model = settings.radgraph_model
+        scores |= radgraph_scores(generated, reference, settings.radgraph, model, seed, resamples)
+    if settings.radeval:
+        scores |= radeval_scores(generated, reference, settings.radeval, seed, resamples)
+    return scores
 
 
 def ce_rules_scores(generated: Reports, reference: Reports, seed: int, resamples: int) -> dict[str, Estimate]:

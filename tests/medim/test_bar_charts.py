@@ -1,6 +1,7 @@
 """Bar charts: heights in pixels, whiskers, bars that were not measured, and the same bytes each time."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from medim import bar_charts
 from medim.bar_charts import COLOURS, GREYS, HEIGHT, PAIR_BARS, Bar, Group, bar_chart, colours_of, draw_bars, ticks
 from medim.figures import save_png
 from medim.table_cells import build_table
-from medim.tables import get_table, phantom_world
+from medim.tables import JUDGED, get_table, phantom_world
 
 WORLD = phantom_world("phantom")
 
@@ -77,9 +78,10 @@ def test_figure5a_shows_the_judge_of_both_domains():
         "medim": {"rows": {"MeDiM": model(dict.fromkeys(keys, 0.9))["rows"]["row"]}},
         "unidisc": model(dict.fromkeys(keys, 0.6)),
     }
-    page = bar_chart(build_table(get_table("figure5a"), metrics, WORLD))
-    floors = [pixels(page, colour)[-60:].any(0).astype(int) for colour in COLOURS[:2]]  # below the legend
-    assert [int((np.diff(there) == 1).sum()) for there in floors] == [6, 6]
+    for world, shown in ((WORLD, set(PAIR_BARS) - set(JUDGED)), (replace(WORLD, drawn=False), set(PAIR_BARS))):
+        page = bar_chart(build_table(get_table("figure5a"), metrics, world))
+        floors = [pixels(page, colour)[-60:].any(0).astype(int) for colour in COLOURS[:2]]  # below the legend
+        assert [int((np.diff(there) == 1).sum()) for there in floors] == [2 * len(shown)] * 2
 
 
 def test_colours_tell_trivial_rules_apart():

@@ -1,5 +1,7 @@
 """The metrics that only some data sets have: Qwen2-VL as judge of free pairs, and labels of chest reports by rules."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from tiny_qwen import make_model, make_processor
 
 from medim.data.splits import drawn_pairs
 from medim.evaluation import Evaluation, EvaluationSettings, Reference
-from medim.metrics.clinical import ce_rules_scores
+from medim.metrics import clinical
+from medim.metrics.bootstrap import bootstrap_mean
+from medim.metrics.clinical import ClinicalSettings, ce_rules_scores
 from medim.metrics.image_quality import QualitySettings
 from medim.metrics.java import Meteor
 from medim.metrics.qwen_judge import QwenSettings, load_qwen_judge, qwen_alignment
@@ -81,3 +85,36 @@ def test_chest_reports_are_also_compared_by_labels(reference):
     alone = ce_rules_scores({one.pair_id: one.report for one in said}, true, 0, 20)
     assert {name: scores[f"phantom_cxr/image_to_report/{name}"] for name in alone} == alone
     assert set(scores) - set(without) == {f"phantom_cxr/image_to_report/{name}" for name in alone}
+
+
+def test_packages_score_the_reports_of_the_datasets_that_are_named(reference, monkeypatch):
+    """The packages are stood in for; what they are asked, and under which names their answers come, is real."""
+    asked = []
+
+    def fake(name):
+        def scores(said, true, *rest):
+            asked.append((name, len(said), sorted(said) == sorted(true), rest[:-2]))
+            return {f"{name}_x": bootstrap_mean([0.5], *rest[-2:])}
+
+        return scores
+
+    for name in ("chexbert", "radgraph", "radeval"):
+        monkeypatch.setattr(clinical, f"{name}_scores", fake(name))
+    wanted = ClinicalSettings(("phantom_cxr",), "radeval", "radgraph", "radgraph-xl", ("bertscore",))
+    answers = samples(reference, "image_to_report")
+
+    def found(settings):
+        whole = EvaluationSettings(20, QUALITY, None, None, (), settings)
+        with Meteor() as meteor:
+            return Evaluation({"phantom_cxr": reference}, PROMPTS, whole, meteor, 0).row(answers)
+
+    names = {f"phantom_cxr/image_to_report/{name}_x" for name in ("chexbert", "radgraph", "radeval")}
+    assert names <= set(found(wanted))
+    assert asked == [
+        ("chexbert", len(answers), True, ("radeval", "cpu")),
+        ("radgraph", len(answers), True, ("radgraph", "radgraph-xl")),
+        ("radeval", len(answers), True, (("bertscore",),)),
+    ]
+    assert not names & set(found(replace(wanted, datasets=("another",)))) and len(asked) == 3
+    with pytest.raises(ValueError, match=r"clinical.chexbert is 'radgraph': radeval or f1chexbert, or null"):
+        replace(wanted, chexbert="radgraph")
