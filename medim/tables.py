@@ -18,7 +18,7 @@ from medim.data import get_domain
 from medim.data.domain import labels_of
 from medim.metrics.clinical import RADGRAPH_LEVELS
 from medim.metrics.reader_questions import ERROR_KINDS, REAL
-from medim.metrics.report_errors import EFFECT, ERRORS, NOTICED, TASK
+from medim.metrics.report_errors import CE_RULES_OF_ONE, EFFECT, ERRORS, NOTICED, TASK
 
 Metrics = Mapping[str, Mapping[str, Any]]  # model -> content of metrics/<model>.json
 
@@ -242,13 +242,13 @@ def _mission(world: World) -> list[Column]:
 
 def _report_errors(world: World) -> list[Column]:
     """How often each metric drops for an error, and how far; of worlds whose reports can be written anew."""
-    metrics = [m for m in (*REPORT_METRICS, *FINDING_METRICS) if m.startswith(SCORES_OF_ONE)]
+    of_all = [m for m in (*REPORT_METRICS, *FINDING_METRICS) if m.startswith(SCORES_OF_ONE)]
     names = [name for name in (world.chest, world.pathology) if name is not None and world.drawn]
     return [
         Column(f"{n}/{m}: {w}", f"{m}: {w}", (f"{n}/{TASK}/{m}: {w}",), None, "neither")
         for n in names
         for w in (NOTICED, EFFECT)
-        for m in metrics
+        for m in (*of_all, *([CE_RULES_OF_ONE] if n == world.chest else []))
     ]
 
 

@@ -24,6 +24,7 @@ class Section:
     """params.yaml:compare_report_errors."""
 
     datasets: tuple[str, ...]
+    ce_rules: tuple[str, ...]
     pairs: int
     resamples: int
 
@@ -39,7 +40,7 @@ def main() -> None:
         found = {
             name: report_error_rows(
                 read_pairs(world.pairs(name, "test"), params.pairs), get_domain(name), meteor, run.seed,
-                params.resamples,
+                params.resamples, name in params.ce_rules,
             )
             for name in params.datasets
         }  # fmt: skip

@@ -29,8 +29,10 @@ from numpy.typing import NDArray
 from medim.data.domain import SIDES, Domain, Findings, labels_of, without_side
 from medim.data.report_grammar import SLOT, ReportGrammar, capitalise, split_sentences, with_articles
 from medim.metrics.bootstrap import Estimate, bootstrap_mean, bootstrap_sums, divide, not_measured
+from medim.metrics.chest_labels import label_reports
 from medim.metrics.findings import finding_values, merge_sides, pair_f1
 from medim.metrics.java import Meteor, meteor_score, ptb_tokenize
+from medim.metrics.label_scores import positives
 from medim.metrics.report_sums import per_report_scores
 from medim.metrics.report_text import NGRAM, bleu_of_sums, bleu_statistics
 from medim.metrics.sides import exchange_sides
@@ -39,6 +41,7 @@ from medim.pairs import Pair
 Floats = NDArray[np.float64]
 WORD_SEEDS = ("word_seed", "words")  # keys of a scene that its wording is drawn from
 RANDOM_REPORT, CONSTANT_SENTENCE = "random report", "constant sentence"
+CE_RULES_OF_ONE = "ce_rules_f1_14 (one report)"
 TASK, NOTICED, EFFECT = "report_errors", "noticed", "effect"  # in keys of metrics/report_errors.json
 
 
@@ -78,7 +81,7 @@ class ErrorRow:
 
 
 def report_error_rows(
-    pairs: Sequence[Pair], domain: Domain, meteor: Meteor, seed: int, resamples: int
+    pairs: Sequence[Pair], domain: Domain, meteor: Meteor, seed: int, resamples: int, ce_rules: bool = False
 ) -> list[ErrorRow]:
     """The table: every error that the domain can have, by every text metric of report_text.py and findings.py.
 
@@ -90,6 +93,7 @@ def report_error_rows(
         meteor: the running METEOR process.
         seed: of wordings, errors and bootstrap.
         resamples: bootstrap draws.
+        ce_rules: whether CheXpert's labels by our rules are a metric too: of chest reports.
 
     Raises:
         ValueError: a pair was not drawn, or see the arguments.
@@ -106,7 +110,7 @@ def report_error_rows(
         for error, reports in wrong.items()
     }
     truth = [domain.truth(scene) for scene in scenes]
-    scores = pair_metrics([pair.report for pair in pairs], truth, {"": right, **filled}, grammar, meteor)
+    scores = pair_metrics([pair.report for pair in pairs], truth, {"": right, **filled}, grammar, meteor, ce_rules)
     return [
         error_row(error, metric, good[there[error]], scores[error][metric][there[error]], seed, resamples)
         for error in wrong
@@ -274,7 +278,7 @@ def worded(grammar: ReportGrammar, name: str, state: str, side: str, draw: rando
 
 def pair_metrics(
     reference: Sequence[str], truth: Sequence[Findings], answers: Mapping[str, Sequence[str]], grammar: ReportGrammar,
-    meteor: Meteor,
+    meteor: Meteor, ce_rules: bool = False,
 ) -> dict[str, dict[str, Floats]]:  # fmt: skip
     """Name -> metric -> (N,) scores of single reports.
 
@@ -287,6 +291,8 @@ def pair_metrics(
         answers: name -> N reports that are scored.
         grammar: reads the findings of reports.
         meteor: the running METEOR process.
+        ce_rules: adds CE_RULES_OF_ONE: F1 of the 14 labels that our rules read as positive in one report; of two
+            reports without any it is 1.
     """
     labels, n = labels_of(grammar.findings), len(reference)
     tokens = ptb_tokenize([*reference, *(report for reports in answers.values() for report in reports)])
@@ -301,8 +307,17 @@ def pair_metrics(
         values = finding_values([grammar.read(report) for report in reports], labels)
         found["finding_f1"] = pair_f1(true_values, values)
         found["finding_f1_without_side"] = pair_f1(merge_sides(true_values, labels)[0], merge_sides(values, labels)[0])
+        if ce_rules:
+            found[CE_RULES_OF_ONE] = labels_f1(reference, reports)
         scores[name] = found
     return scores
+
+
+def labels_f1(reference: Sequence[str], reports: Sequence[str]) -> Floats:
+    """(N,) F1 of the positive CheXpert labels of each report, see `pair_metrics`."""
+    true, said = (positives(label_reports(list(texts)), uncertain=False) for texts in (reference, reports))
+    hits, count = (true * said).sum(1), true.sum(1) + said.sum(1)
+    return np.where(count == 0, 1.0, 2 * hits / np.maximum(count, 1))
 
 
 def _grammar(domain: Domain) -> ReportGrammar:

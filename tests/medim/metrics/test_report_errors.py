@@ -9,6 +9,7 @@ from medim.data.domain import without_side
 from medim.evaluation import as_json
 from medim.metrics.java import MATCHERS, Meteor
 from medim.metrics.report_errors import (
+    CE_RULES_OF_ONE,
     CONSTANT_SENTENCE,
     DAMAGES,
     ERRORS,
@@ -16,6 +17,7 @@ from medim.metrics.report_errors import (
     TASK,
     error_row,
     error_scores,
+    labels_f1,
     pair_metrics,
     report_error_rows,
     reworded,
@@ -196,6 +198,20 @@ def test_who_notices_what(meteor, chest):
         assert 0 <= side.right.value - side.wrong.value < 0.4 * side.right.value
         assert side.effect.value < rows[CONSTANT_SENTENCE, metric].effect.value
     assert rows["side swapped", "finding_f1"].drops.n < rows[RANDOM_REPORT, "finding_f1"].drops.n == len(chest)
+
+
+def test_labels_of_one_report():
+    """Both have effusion and edema of (effusion, edema) and (effusion, pneumonia): F1 1/2; two normal ones agree."""
+    reference = ["There is a left pleural effusion and pulmonary edema.", "No pneumothorax.", "Pulmonary edema."]
+    said = ["There is a left pleural effusion and pneumonia.", "The heart is normal.", "No pulmonary edema."]
+    assert labels_f1(reference, reference).tolist() == [1, 1, 1]
+    assert labels_f1(reference, said).tolist() == [0.5, 1, 0]
+
+
+def test_rules_notice_a_negation_and_no_side(meteor, chest):
+    rows = {(r.error, r.metric): r for r in report_error_rows(chest, CHEST, meteor, 2, 100, ce_rules=True)}
+    swapped, flipped = (rows[error, CE_RULES_OF_ONE] for error in ("side swapped", "negation flipped"))
+    assert swapped.drops.value == 0 and flipped.drops.value > 0.5
 
 
 def test_the_table_holds_what_was_measured(meteor, slides):
