@@ -33,6 +33,7 @@ from medim.baselines.visual_extractor import ExtractorSettings
 from medim.data.folder import FolderSource, import_folder, read_table
 from medim.metrics.bootstrap import Estimate, bootstrap_mean
 from medim.metrics.clinical import ce_rules_scores
+from medim.metrics.estimate_text import estimate_text
 from medim.metrics.java import Meteor
 from medim.metrics.report_text import coco_scores, distinct_reports, length_ratio, nltk_scores, normalised
 from medim.pairs import Pair, write_pairs
@@ -174,15 +175,8 @@ def table(scores: Mapping[str, Mapping[str, Estimate]]) -> str:
     lines = [["metric", "n", *rows], ["---", "---:", *["---:"] * len(rows)]]
     for metric in metrics:
         found = [scores[row][metric] for row in rows]
-        lines.append([metric, str(found[0].n), *map(shown, found)])
+        lines.append([metric, str(found[0].n), *(estimate_text(*one) for one in found)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def shown(one: Estimate) -> str:
-    """A value with its interval."""
-    if one.value is None:
-        return "not measured"
-    return f"{one.value:.3f}" + ("" if one.low is None or one.high is None else f" ({one.low:.3f}–{one.high:.3f})")
 
 
 def main(arguments: Iterable[str] | None = None) -> int:

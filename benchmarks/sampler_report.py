@@ -14,6 +14,7 @@ from matplotlib.ticker import NullLocator
 from benchmarks.sampler_grid import METRICS, MODALITY, PANELS, number_of
 from benchmarks.sampler_measure import Record, ratios
 from medim.diffusion.settings import SamplerSettings
+from medim.metrics.estimate_text import estimate_text
 
 TITLES = {
     "schedule": "schedule", "order": "order of tokens", "commit": "commit rule", "guidance": "guidance",
@@ -132,12 +133,8 @@ def table(record: Record, described: Mapping[str, Any]) -> str:
 
 
 def score_text(score: Mapping[str, float | None]) -> str:
-    """`0.557 (0.523–0.583)`, without an interval where there is none, or `not measured`."""
-    if score["value"] is None:
-        return "not measured"
-    if score["low"] is None:
-        return f"{score['value']:.3f}"
-    return f"{score['value']:.3f} ({score['low']:.3f}–{score['high']:.3f})"
+    """A score with its interval, see `estimate_text`."""
+    return estimate_text(score["value"], score["low"], score["high"])
 
 
 def _ratio(value: float | None, wide: int) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from medim.data.report_text import decode_text
 from medim.evaluation import as_json
 from medim.metrics.bootstrap import Estimate
+from medim.metrics.estimate_text import estimate_text
 from medim.metrics.reader_questions import REAL
 from medim.metrics.reader_sheet import Key, read_key, read_ratings
 from medim.metrics.reader_study import agreement, compare_systems, detection, system_scores
@@ -109,19 +110,19 @@ def reader_tables(details: Mapping[str, Any]) -> list[tuple[str, list[str], list
     differences = [
         [
             f"{one['question']}, {one['dataset']}: {_name(one['first'])} - {_name(one['second'])}",
-            _estimate(one["difference"]), f"{one['p']:.3g}", f"{one['holm']:.3g}", one["test"], _estimate(one["odds"]),
-            str(Estimate(*one["difference"]).n),
+            estimate_text(*one["difference"]), f"{one['p']:.3g}", f"{one['holm']:.3g}", one["test"],
+            estimate_text(*one["odds"]), str(Estimate(*one["difference"]).n),
         ]
         for one in details["differences"]
     ]  # fmt: skip
     told = [
         [
-            str(one["reader"]), _estimate(one["accuracy"]), "" if one["p"] is None else f"{one['p']:.3g}",
-            _estimate(one["d_prime"]), str(Estimate(*one["accuracy"]).n),
+            str(one["reader"]), estimate_text(*one["accuracy"]), "" if one["p"] is None else f"{one['p']:.3g}",
+            estimate_text(*one["d_prime"]), str(Estimate(*one["accuracy"]).n),
         ]
         for one in details["detection"]
     ]  # fmt: skip
-    agreed = [[name, _estimate(one), str(Estimate(*one).n)] for name, one in details["agreement"].items()]
+    agreed = [[name, estimate_text(*one), str(Estimate(*one).n)] for name, one in details["agreement"].items()]
     tables = [
         (
             f"Differences between systems, as {details['readers']} readers see them (study {details['study']})",
@@ -140,10 +141,3 @@ def reader_tables(details: Mapping[str, Any]) -> list[tuple[str, list[str], list
 
 def _name(system: str) -> str:
     return NAMES.get(system, system)
-
-
-def _estimate(found: Sequence[Any]) -> str:
-    one = Estimate(*found)
-    if one.value is None:
-        return "not measured"
-    return f"{one.value:.3f}" + ("" if one.low is None or one.high is None else f" ({one.low:.3f}–{one.high:.3f})")

@@ -20,6 +20,7 @@ from PIL import Image
 
 from medim.evaluation import Reference
 from medim.metrics.bootstrap import Estimate, bootstrap_mean, not_measured
+from medim.metrics.estimate_text import estimate_text
 from medim.metrics.findings import sentence_validity
 from medim.metrics.memorisation import median_gap
 from medim.metrics.report_text import copied_from_train, distinct_reports
@@ -93,9 +94,10 @@ def _dataset_part(dataset: str, reference: Reference, folder: Path, settings: Ca
         *_nearness(scores["nearest"], held_out["nearest"], seed, settings.resamples),
         *_texts(reports, reference, seed, settings.resamples),
     ]  # fmt: skip
+    rows = [[name, estimate_text(*ours), estimate_text(*real)] for name, ours, real in lines]
     return [
         f"## {dataset}", f"{len(reports)} pairs from {len(set(asked))} prompts.",
-        _table(["", "synthetic", "real, held out"], [[name, _number(a), _number(b)] for name, a, b in lines]),
+        _table(["", "synthetic", "real, held out"], rows),
         "### Filters", _filters(scores, held_out["nearest"], settings, seed),
         "### Prompts", _prompts(asked, scores),
     ]  # fmt: skip
@@ -145,7 +147,7 @@ def _filters(scores: Mapping[str, Floats], real: Floats | None, settings: CardSe
     there, rows = np.zeros(0) if real is None else real, []
     for asked in (NO_FILTER, *settings.filters):
         found = filter_quality(kept(scores, asked, there), scores["faithful"], seed, settings.resamples)
-        rows.append([str(asked), *(_number(found[name]) for name in names)])
+        rows.append([str(asked), *(estimate_text(*found[name]) for name in names)])
     note = (
         "A pair is faithful if the finding reader sees in the picture what the report says. The alignment comes from "
         "the same reader, so a filter by it is judged by what it measures: its precision is no independent evidence."
@@ -162,14 +164,6 @@ def _prompts(asked: Sequence[str], scores: Mapping[str, Floats]) -> str:
         means = [scores[name][mine].mean() for name in names]
         rows.append([prompt, str(times), *("not measured" if np.isnan(mean) else f"{mean:.3f}" for mean in means)])
     return _table(["prompt", "pairs", *names], rows)
-
-
-def _number(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return "not measured"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} ({estimate.low:.3f}–{estimate.high:.3f})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
