@@ -1,11 +1,13 @@
-"""Draws what more training steps give: curves of MeDiM rows that differ in their number of steps, and their scores.
+"""Draws what more training steps give: curves of rows that differ in their number of steps, and their scores.
 
-    python -m benchmarks.training_budget [--world phantom] [--models medim medim_3x] [--out FOLDER]
+    python -m benchmarks.training_budget [--world phantom] [--models medim medim_3x] [--out FOLDER] [--name NAME]
 
-Reads runs/<world>/logs/train_medim@<model>.jsonl (validation), costs/train_medim@<model>.json (examples, seconds) and
-metrics/<model>.json (test pairs). Writes training_budget.json and .png into docs/results/<world>. The abscissa is
-samples seen; every row has the whole course of its own learning rate, so only the ends of the curves compare budgets.
-Both rows come from `phantom-full`.
+A row is a variant of MeDiM or a baseline of the world, or stands in another world's folder: `unidisc` beside
+`../three/runs/phantom/unidisc`, where a clone was trained with three times the steps (`.venv/bin/dvc exp run -S
+train_baseline.settings.unidisc.optim.steps=7200 evaluate@unidisc`). Reads logs/train_medim@<model>.jsonl or
+train_baseline@<model>.jsonl (validation), costs/ (examples, seconds) and metrics/<model>.json (test pairs) of a world's
+folder. Writes <name>.json and .png into docs/results/<world>. The abscissa is samples seen; every row has the whole
+course of its own learning rate, so only the ends of the curves compare budgets. MeDiM's rows come from `phantom-full`.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ CURVES = {  # name of the validation scalar, behind val/<dataset>/ -> what it sa
     "report_to_image": "picture given its report, nats a code",
     "own_picture_saves": "own picture saves, nats a report",
     "own_report_saves": "own report saves, nats a picture",
+    "nats_per_token": "report given its picture, nats a word",  # of report writers
 }
+STAGES = ("train_medim", "train_baseline")
+PRIOR = "pretraining/"  # begins the names of what is logged before the steps that are counted
 SCORES = (
     "image_to_report/finding_f1", "image_to_report/sentence_validity", "image_to_report/side_auroc",
     "report_to_image/finding_f1_ratio", "joint/finding_f1", "joint/sentence_validity",
@@ -56,26 +61,30 @@ class Budget:
         return list(dict.fromkeys(name.split("/")[1] for name in self.curves))
 
 
-def read_budget(world: World, model: str) -> Budget:
-    """Curves, costs and scores of one row.
+def read_budget(world: World, row: str) -> Budget:
+    """Curves, costs and scores of one row: a model of the world, or folder of another world and model.
 
     Raises:
         FileNotFoundError: names what is missing and the command that makes it.
         ValueError: the log holds no validation.
     """
+    folder, _, model = row.rpartition("/")
+    world = World(Path(folder)) if folder else world
+    trained = next((stage for stage in STAGES if world.logs(f"{stage}@{model}").is_file()), STAGES[0])
     log, costs, metrics = (
-        world.logs(f"train_medim@{model}"), world.costs(f"train_medim@{model}"), world.metrics(model)
+        world.logs(f"{trained}@{model}"), world.costs(f"{trained}@{model}"), world.metrics(model)
     )  # fmt: skip
-    for path, stage in ((log, "train_medim"), (costs, "train_medim"), (metrics, "evaluate")):
+    for path, stage in ((log, trained), (costs, trained), (metrics, "evaluate")):
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path} is missing: `python -m pipeline.profile phantom-full`, then `dvc repro {stage}@{model}`"
             )
     spent = json.loads(costs.read_text(encoding="utf-8"))
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if not any(name.startswith(PRIOR) for name in line)]
     validations = [line for line in lines if any(name.startswith("val/") for name in line)]
     if not validations:
-        raise ValueError(f"{log} holds no validation: lower train_medim.optim.validate_every and train again")
+        raise ValueError(f"{log} holds no validation: lower its optim.validate_every in params.yaml and train again")
     a_step = spent["examples"] / lines[-1]["step"]
     curves: dict[str, list[tuple[int, float]]] = {}
     for line in validations:
@@ -83,10 +92,10 @@ def read_budget(world: World, model: str) -> Budget:
             if name.startswith("val/") and name.split("/")[2] in CURVES:
                 curves.setdefault(name, []).append((round(line["step"] * a_step), float(value)))
     rows = json.loads(metrics.read_text(encoding="utf-8"))["rows"]
-    row = next(iter(rows.values()))
+    values = next(iter(rows.values()))
     datasets = dict.fromkeys(name.split("/")[1] for name in curves)
-    scores = {f"{d}/{s}": row[f"{d}/{s}"] for d in datasets for s in SCORES if f"{d}/{s}" in row}
-    return Budget(model, int(spent["examples"]), float(spent["seconds"]), curves, scores)
+    scores = {f"{d}/{s}": values[f"{d}/{s}"] for d in datasets for s in SCORES if f"{d}/{s}" in values}
+    return Budget(row, int(spent["examples"]), float(spent["seconds"]), curves, scores)
 
 
 def table(budgets: Sequence[Budget]) -> str:
@@ -101,11 +110,14 @@ def table(budgets: Sequence[Budget]) -> str:
 
 
 def draw(budgets: Sequence[Budget], world: str, out: Path) -> None:
-    """A panel a curve, a colour a row, a line style a dataset. The same numbers give the same bytes."""
-    figure = Figure(figsize=(15, 4.2), dpi=80, layout="constrained")
+    """A panel a curve that a row has, a colour a row, a line style a dataset. The same numbers give the same bytes."""
+    found = {name.split("/")[2] for budget in budgets for name in budget.curves}
+    shown = {scalar: title for scalar, title in CURVES.items() if scalar in found}
+    figure = Figure(figsize=(max(6.0, 3.75 * len(shown)), 4.2), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"{world}: validation pairs against samples seen", fontsize=12)
-    for ax, (scalar, title) in zip(figure.subplots(1, len(CURVES)), CURVES.items(), strict=True):
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for ax, (scalar, title) in zip(panels, shown.items(), strict=True):
         for budget, colour in zip(budgets, COLOURS, strict=False):
             for dataset, style in zip(budget.datasets(), itertools.cycle(STYLES), strict=False):
                 points = budget.curves.get(f"val/{dataset}/{scalar}", [])
@@ -120,7 +132,7 @@ def draw(budgets: Sequence[Budget], world: str, out: Path) -> None:
     figure.savefig(out, metadata={"Software": None})
 
 
-def write(world: World, models: Sequence[str], out: Path) -> str:
+def write(world: World, models: Sequence[str], out: Path, name: str = NAME) -> str:
     """Write JSON and PNG into `out`, return the table. Raises: see `read_budget`."""
     budgets = [read_budget(world, model) for model in models]
     page: dict[str, Any] = {
@@ -130,9 +142,9 @@ def write(world: World, models: Sequence[str], out: Path) -> str:
             for b in budgets
         },
     }
-    draw(budgets, world.name, out / f"{NAME}.png")
+    draw(budgets, world.name, out / f"{name}.png")
     text = json.dumps(page, indent=1, ensure_ascii=False) + "\n"
-    (out / f"{NAME}.json").write_text(text, encoding="utf-8")
+    (out / f"{name}.json").write_text(text, encoding="utf-8")
     return table(budgets)
 
 
@@ -141,13 +153,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", help="default: that of params.yaml")
     parser.add_argument("--models", nargs="+", default=["medim", "medim_3x"])
+    parser.add_argument("--name", default=NAME, help=f"of both files; default: {NAME}")
     parser.add_argument("--out", type=Path, help="folder; default: docs/results/<world>")
     given = parser.parse_args()
     if len(given.models) > len(COLOURS):
         parser.error(f"--models takes at most {len(COLOURS)} rows, got {len(given.models)}")
     try:
         world = World(RUNS / (given.world or load_top().world))
-        print(write(world, given.models, given.out or world.results()))
+        print(write(world, given.models, given.out or world.results(), given.name))
     except (FileNotFoundError, ValueError, ParamsError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -10,7 +10,7 @@ from benchmarks.training_budget import read_budget, write
 from pipeline.paths import World
 
 
-def lay(world: World, model: str, steps: int, f1: float) -> None:
+def lay(world: World, model: str, steps: int, f1: float, stage: str = "train_medim") -> None:
     """A row of `steps` steps of 16, validated half-way and at the end."""
     score = {"value": f1, "low": f1, "high": f1, "n": 9}
     lines = [
@@ -19,10 +19,10 @@ def lay(world: World, model: str, steps: int, f1: float) -> None:
         for step in (steps // 2, steps)
     ]  # fmt: skip
     files = {
-        world.logs(f"train_medim@{model}"): "".join(
+        world.logs(f"{stage}@{model}"): "".join(
             json.dumps(line) + "\n" for line in [{"step": 1, "medim/loss": 2.0}, *lines]
         ),
-        world.costs(f"train_medim@{model}"): json.dumps({"examples": steps * 16, "seconds": 60.0 * steps}),
+        world.costs(f"{stage}@{model}"): json.dumps({"examples": steps * 16, "seconds": 60.0 * steps}),
         world.metrics(model): json.dumps({"rows": {"MeDiM": {"phantom_cxr/image_to_report/finding_f1": score}}}),
     }
     for path, text in files.items():
@@ -56,6 +56,21 @@ def test_both_budgets_stand_beside_each_other_and_the_files_are_the_same_again(w
     assert page["models"]["medim"]["curves"]["val/phantom_cxr/own_picture_saves"] == [[800, 50.0], [1600, 100.0]]
     write(world, ["medim", "medim_3x"], out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == first
+
+
+def test_a_baseline_and_its_longer_training_in_another_folder(world, tmp_path):
+    three = World(tmp_path / "three/runs/small")
+    for place, steps in ((world, 100), (three, 300)):
+        lay(place, "r2gen", steps, steps / 1000, "train_baseline")
+        log = place.logs("train_baseline@r2gen")
+        prior = json.dumps({"step": 900, "pretraining/val/phantom_cxr/own_picture_saves": 9.0}) + "\n"
+        log.write_text(prior + log.read_text().replace("own_picture_saves", "nats_per_token"))
+    text = write(world, ["r2gen", f"{three.root}/r2gen"], tmp_path / "out", "r2gen")
+    assert "r2gen: 1,600 samples" in text and "r2gen: 4,800 samples" in text
+    page = json.loads((tmp_path / "out/r2gen.json").read_text())
+    curves = page["models"][f"{three.root}/r2gen"]["curves"]
+    assert curves["val/phantom_cxr/nats_per_token"] == [[2400, 150.0], [4800, 300.0]]
+    assert (tmp_path / "out/r2gen.png").is_file()
 
 
 def test_what_is_missing_is_named_with_its_command(world):
