@@ -10,7 +10,7 @@ import pytest
 from medim.data import get_domain, is_drawn
 from medim.data.domain import labels_of
 from medim.metrics.findings import finding_scores
-from medim.metrics.report_text import nltk_bleu, nltk_rouge
+from medim.metrics.report_text import nltk_bleu, nltk_rouge, paired
 from medim.table_render import NOT_MEASURED
 from medim.tables import TABLES, Column, Row, Source, phantom_world
 
@@ -32,7 +32,7 @@ def test_scores_recomputed_from_the_published_reports_are_the_published_ones(pat
     for row, scores in published.items():
         said = {one["pair_id"]: one["report"] for one in lines(path) if one["row"] == row}
         ids = sorted(said)
-        texts = [said[i] for i in ids], [true[i]["report"] for i in ids]
+        texts = paired({i: said[i] for i in ids}, {i: true[i]["report"] for i in ids})  # one line each, as scored
         measured = {f"BLEU-{n + 1} (nltk)": v for n, v in enumerate(nltk_bleu(*texts).mean(axis=0))}
         measured["ROUGE-L (nltk)"] = nltk_rouge(*texts).mean()
         if is_drawn(dataset):

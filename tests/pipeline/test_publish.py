@@ -142,8 +142,9 @@ def test_everything_is_published_with_its_origin(repository):
     ]
     assert (RESULTS / "mission.json").read_bytes() == TINY.table("mission").read_bytes()
     costs = json.loads((RESULTS / "costs.json").read_text())
-    numbers = {"seconds": 600.0, "peak_bytes": 1, "examples": 2, "parameters": None}
+    numbers = {"seconds": 600.0, "peak_bytes": 1, "examples": 2, "pretraining_examples": None, "parameters": None}
     assert costs[0] == {"instance": "prepare_data", **numbers, "profiles": ["tiny"]}
+    assert "| `prepare_data` | 10.0 | 2 |  |  | 0.00 |" in (RESULTS / "costs.md").read_text().splitlines()
     facts = json.loads((RESULTS / "provenance.json").read_text())
     assert (facts["commit"], facts["total_seconds"], facts["world"]) == (head, 3600.0, "tiny")
     assert facts["machine"]["cores"] >= 1
