@@ -27,7 +27,7 @@ def test_links_are_read_as_tracking_prints_them(capsys):
     print_links(shown)
     links = parse_links(capsys.readouterr().out)
     assert links == [Link("table1", shown[0].address), Link("trainings", shown[1].address)]
-    assert parse_links("start the pages with: .venv/bin/mlflow ui --port 5000\n") == []
+    assert parse_links("pages: .venv/bin/mlflow ui --port 5000\n") == []
 
 
 def test_a_world_that_mlflow_cannot_show_is_an_error(tmp_path, monkeypatch):

@@ -52,4 +52,6 @@ def test_a_workers_flow_begins_soon(small):
 
 def test_without_a_server_the_next_command_is_said(small, tmp_path):
     said = small.call("prefect", "deployment", "run", "paper-tables", code=1, PREFECT_API_URL="http://127.0.0.1:9/api")
-    assert said.strip().endswith("no Prefect server answers at http://127.0.0.1:9/api: run `python -m flows.start`")
+    assert said.strip().endswith(
+        "no Prefect server answers at http://127.0.0.1:9/api: run `.venv/bin/python -m flows.start`"
+    )
