@@ -56,6 +56,11 @@ class Budget:
     curves: Mapping[str, Sequence[tuple[int, float]]]
     scores: Mapping[str, Mapping[str, float | None]]
 
+    @property
+    def label(self) -> str:
+        """In the figure: the row without its folder, and its budget."""
+        return f"{self.model.rpartition('/')[2]} ({self.samples:,} samples)"
+
     def datasets(self) -> list[str]:
         """Those of the validation curves, in the log's order."""
         return list(dict.fromkeys(name.split("/")[1] for name in self.curves))
@@ -77,7 +82,8 @@ def read_budget(world: World, row: str) -> Budget:
     for path, stage in ((log, trained), (costs, trained), (metrics, "evaluate")):
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} is missing: `python -m pipeline.profile phantom-full`, then `dvc repro {stage}@{model}`"
+                f"{path} is missing: `.venv/bin/python -m pipeline.profile phantom-full`, then "
+                f"`.venv/bin/dvc repro {stage}@{model}`"
             )
     spent = json.loads(costs.read_text(encoding="utf-8"))
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
@@ -122,7 +128,7 @@ def draw(budgets: Sequence[Budget], world: str, out: Path) -> None:
             for dataset, style in zip(budget.datasets(), itertools.cycle(STYLES), strict=False):
                 points = budget.curves.get(f"val/{dataset}/{scalar}", [])
                 ax.plot([x / 1000 for x, _ in points], [y for _, y in points], style, color=colour, marker="o",
-                        markersize=3, label=f"{budget.model}, {dataset}")  # fmt: skip
+                        markersize=3, label=f"{budget.label}, {dataset}")  # fmt: skip
         ax.set_title(title, fontsize=10, loc="left")
         ax.set_xlabel("thousand samples", fontsize=9)
         ax.set_xscale("log", base=2)

@@ -7,7 +7,6 @@ Prefect how it ended, or will never do so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from flows.slots import Lock, try_lock
@@ -34,7 +33,6 @@ def ended_runs(folder: Path = FLOW_RUNS) -> list[str]:
     return found
 
 
-def forget(runs: Sequence[str], folder: Path = FLOW_RUNS) -> None:
-    """Remove what tells of these flow runs: the server knows their end."""
-    for run in runs:
-        (folder / run).unlink(missing_ok=True)
+def forget(run: str, folder: Path = FLOW_RUNS) -> None:
+    """Remove what tells of the flow run: the server knows its end."""
+    (folder / run).unlink(missing_ok=True)

@@ -21,11 +21,10 @@ from urllib.parse import quote
 from flows.graph import Graph
 from flows.slots import Slots, try_lock
 from flows.stage_process import Ending, StageFailed, StageProcess
+from flows.stages_to_run import longer
 from pipeline.paths import STAGE_LOCKS
 
 POLL = 0.5  # seconds
-BUSY_PAUSE = 3.0  # seconds before a stage whose files another DVC holds is tried again; doubled each time, up to
-LONGEST_PAUSE = 60.0  # these
 END = 12.0  # seconds that a stopped attempt may take; `supervise` needs less
 
 
@@ -52,7 +51,7 @@ class Outcome:
     seconds: float = 0.0  # of all attempts
     reason: str = ""
     again: float = 0.0  # time.monotonic() before which there is no further attempt
-    busy: int = field(default=0, repr=False)  # attempts that another DVC kept from beginning
+    pause: float = field(default=0.0, repr=False)  # seconds, the last one before which another DVC was busy
     first: float | None = field(default=None, repr=False)  # time.monotonic() of the first attempt
 
     @property
@@ -168,8 +167,8 @@ class StageRunner:
         late = outcome.first is not None and now - outcome.first > self.policy.seconds
         if ending is Ending.BUSY and not late:
             outcome.attempts -= 1
-            outcome.again = now + min(LONGEST_PAUSE, BUSY_PAUSE * 2**outcome.busy)
-            outcome.busy += 1
+            outcome.pause = longer(outcome.pause)
+            outcome.again = now + outcome.pause
         elif ending is Ending.TRANSIENT and outcome.attempts <= self.policy.retries:
             outcome.again = now + self.policy.pause * 2 ** (outcome.attempts - 1)
         else:

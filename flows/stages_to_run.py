@@ -11,8 +11,8 @@ from flows.dvc_calls import DvcError, ask
 from flows.graph import Graph
 
 BUSY = re.compile(r"is busy, it is being blocked by:\s*(?P<blockers>(?:\s*\(PID \d+\):[^\n]*\n?)*)")
-PAUSE = 3.0  # seconds between two questions to a busy DVC; doubled each time, up to
-LONGEST_PAUSE = 60.0  # these
+PAUSE = 3.0  # seconds before a busy DVC is asked again the first time
+LONGEST_PAUSE = 60.0  # seconds, at most
 
 
 def parse_status(text: str) -> set[str]:
@@ -36,6 +36,11 @@ def busy_with(message: str) -> str | None:
     return None if found is None else ", ".join(line.strip() for line in found["blockers"].splitlines() if line.strip())
 
 
+def longer(pause: float) -> float:
+    """Seconds before a busy DVC is asked once more: PAUSE after none, else twice the last, up to LONGEST_PAUSE."""
+    return min(LONGEST_PAUSE, max(PAUSE, 2 * pause))
+
+
 def stale_stages(limit: float, say: Callable[[str], None]) -> set[str]:
     """Ask `dvc status`, as often as another process of DVC keeps it busy: it has no wait of its own.
 
@@ -46,7 +51,7 @@ def stale_stages(limit: float, say: Callable[[str], None]) -> set[str]:
     Raises:
         DvcError: DVC cannot tell, or was busy for all that time.
     """
-    end, said, pause = time.monotonic() + limit, "", PAUSE
+    end, said, pause = time.monotonic() + limit, "", 0.0
     while True:
         try:
             return parse_status(ask("status", "--json"))
@@ -57,8 +62,8 @@ def stale_stages(limit: float, say: Callable[[str], None]) -> set[str]:
             if blockers != said:
                 say(f"waiting: DVC is busy with {blockers}")
                 said = blockers
+        pause = longer(pause)
         time.sleep(pause)
-        pause = min(LONGEST_PAUSE, 2 * pause)
 
 
 def stages_to_run(graph: Graph, stale: Collection[str], targets: Collection[str]) -> list[str]:

@@ -249,7 +249,7 @@ def bury_dead_runs(client: Any) -> None:
                 print(f"flow run {run} had died; what it had finished stays done")
         except ObjectNotFound:
             print(f"flow run {run} has ended; this server does not know it")
-        forget([run])
+        forget(run)
 
 
 def what_next(url: str, server: Background, worker: Background | None) -> str:

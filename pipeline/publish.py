@@ -156,12 +156,14 @@ def read_columns(path: Path, columns: list[str]) -> list[dict[str, Any]]:
 
 def publish_costs(world: World, path: Path) -> list[dict[str, Any]]:
     """Write costs.json: this world's costs, those published before where an instance was not run here."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    files = sorted((world.root / "costs").glob("*.json"))
     known = {
-        cost["instance"]: cost for cost in (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else [])
+        cost["instance"]: {
+            key: ({"pretraining_examples": None} | cost)[key] for key in COSTS
+        }  # few stages have a prior
+        for cost in (*before, *(json.loads(file.read_text(encoding="utf-8")) for file in files))
     }
-    for file in sorted((world.root / "costs").glob("*.json")):
-        cost = json.loads(file.read_text(encoding="utf-8"))
-        known[cost["instance"]] = {key: cost.get(key) for key in COSTS}
     graphs = profile_graphs(world)
     costs = [
         known[name] | {"profiles": [profile for profile, graph in graphs.items() if name in graph]}
@@ -233,7 +235,8 @@ def _world_text(folder: Path) -> str:
     parts += [main.read_text(encoding="utf-8").strip().replace("# ", "#### ", 1)] if main.is_file() else []
     others = [path for path in sorted((folder / "tables").glob("*.md")) if path != main]
     titles = [(json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["title"], path) for path in others]
-    titles += [("minutes, examples, parameters and memory of every stage", folder / "costs.md")]
+    costs = folder / "costs.md"
+    titles += [("minutes, examples, parameters and memory of every stage", costs)] if costs.is_file() else []
     shown = [path for pattern in SHOWN for path in sorted(folder.glob(pattern)) if "_ood" not in path.name]
     rest = [path for path in sorted((folder / "figures").rglob("*.png")) if path not in shown]
     parts += ["Tables: " + _links(titles)] if titles else []

@@ -72,5 +72,5 @@ def test_a_flow_run_that_was_killed_is_told_from_one_that_lives(tmp_path):
     process.kill()
     process.communicate()
     assert ended_runs(tmp_path) == ended_runs(tmp_path) == ["killed"]  # told as often as it is asked, until forgotten
-    forget(["killed"], tmp_path)
+    forget("killed", tmp_path)
     assert ended_runs(tmp_path) == [] and [path.name for path in tmp_path.iterdir()] == ["lives"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from process_trees import wait_for
 
-from flows import run_stages, stage_process
+from flows import run_stages, stage_process, stages_to_run
 from flows.graph import Graph
 from flows.run_stages import CallerGoneError, Policy, StageRunner, lock_file
 from flows.slots import Slots
@@ -69,7 +69,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stage_process, "DVC", ("/bin/sh", str(FAKE)))
     monkeypatch.setattr(run_stages, "POLL", 0.05)
-    monkeypatch.setattr(run_stages, "BUSY_PAUSE", 0.1)
+    monkeypatch.setattr(stages_to_run, "PAUSE", 0.1)
     return tmp_path
 
 
@@ -135,12 +135,19 @@ def test_a_busy_dvc_is_waited_for_without_counting(folder):
 
 
 def test_a_busy_dvc_is_asked_ever_more_rarely(folder, monkeypatch):
-    monkeypatch.setattr(run_stages, "LONGEST_PAUSE", 0.4)
+    monkeypatch.setattr(stages_to_run, "LONGEST_PAUSE", 0.4)
     flow = Flow(folder, {"draw": [BUSY] * 5 + [FINE]}, policy=Policy(60, 0, 0))
     flow.run(["draw"])
     times = [note["time"] for note in flow.notes()]
     pauses = [later - earlier for earlier, later in pairwise(times)]
     assert all(pause > least for pause, least in zip(pauses, [0.1, 0.2, 0.4, 0.4, 0.4], strict=True))
+
+
+def test_pauses_stay_finite_however_often_dvc_is_busy():
+    pause = 0.0
+    for _ in range(3000):
+        pause = stages_to_run.longer(pause)
+    assert pause == stages_to_run.LONGEST_PAUSE
 
 
 def test_a_busy_dvc_is_not_waited_for_for_ever(folder):
