@@ -1,12 +1,12 @@
 """Beam search over a decoder that keeps a state, for a batch of texts at once.
 
-As in cuhksz-nlp/R2Gen, modules/caption_model.py: log p is summed without a penalty of length; the K best continuations
-are kept at each step; those that end are finished, and the next K continue the others; at the last step all are
-finished; of all finished ones the best is the answer, of equals the first.
+As in cuhksz-nlp/R2Gen, modules/caption_model.py: log p is summed, there without a penalty of length; the K best
+continuations are kept at each step; those that end are finished, and the next K continue the others; at the last step
+all are finished; of all finished ones the best is the answer, of equals the first.
 
 What is faster, with the same answers: the decoder sees one word a step; and since log p of a word is never positive, a
-text is done as soon as its best finished continuation is at least as good as its best open one. Its rows then leave the
-batch.
+text is done as soon as its best finished continuation is at least as good as its best open one could become, which is
+log p so far over the penalty of the longest text. Its rows then leave the batch.
 
 Letters: B texts, K beams, V words; B' and R' texts and rows that are still open.
 """
@@ -52,8 +52,9 @@ class _Open:
 
 @torch.no_grad()
 def beam_search(
-    decoder: StepDecoder[State], state: State, first: Tensor, *, end: int, beams: int, max_length: int
-) -> list[Hypothesis]:
+    decoder: StepDecoder[State], state: State, first: Tensor, *, end: int, beams: int, max_length: int,
+    length_penalty: float = 0.0,
+) -> list[Hypothesis]:  # fmt: skip
     """The best text of each of B states; with one beam, the greedy one.
 
     Args:
@@ -63,12 +64,16 @@ def beam_search(
         end: the end word (EOS).
         beams: K, at most V.
         max_length: words of an answer at most, the end among them.
+        length_penalty: finished texts are compared by log p over their number of words, the end among them, to this
+            power; 0: by log p, 1: by the mean of a word.
 
     Raises:
-        ValueError: beams or max_length is impossible, or no word has a probability.
+        ValueError: beams, max_length or length_penalty is impossible, or no word has a probability.
     """
     if max_length < 1:
         raise ValueError(f"max_length must be at least 1, got {max_length}")
+    if length_penalty < 0:
+        raise ValueError(f"length_penalty must be at least 0, got {length_penalty}")
     best: list[Hypothesis | None] = [None] * len(first)
     best_scores = torch.full((len(first),), -math.inf, device=first.device)
     found = _Open(torch.arange(len(first), device=first.device), first[:, None, None][..., :0], first[:, None] * 0.0)
@@ -81,9 +86,9 @@ def beam_search(
         ended = found.tokens[..., -1] == end
         if length == max_length:
             ended = torch.ones_like(ended)
-        _finish(found, ended, best, best_scores, end)
+        _finish(found, ended, best, best_scores, end, length**length_penalty)
         found.scores = found.scores.masked_fill(ended, -math.inf)
-        going = (found.scores.amax(1) > best_scores[found.items]).nonzero().flatten()
+        going = (found.scores.amax(1) / max_length**length_penalty > best_scores[found.items]).nonzero().flatten()
         if not len(going):
             break
         state = decoder.reorder(state, rows[going].flatten(), going)
@@ -106,12 +111,15 @@ def _continued(found: _Open, log_p: Tensor, beams: int) -> tuple[Tensor, _Open]:
     return first_rows + parents, _Open(found.items, torch.cat([past, words[..., None]], 2), scores)
 
 
-def _finish(found: _Open, ended: Tensor, best: list[Hypothesis | None], best_scores: Tensor, end: int) -> None:
-    """Keep the best finished continuation of each text where it beats what is kept already."""
+def _finish(
+    found: _Open, ended: Tensor, best: list[Hypothesis | None], best_scores: Tensor, end: int, penalty: float
+) -> None:
+    """Keep the best finished continuation of each text, worth its log p over `penalty`, where it beats what is kept."""
     beam = ended.int().argmax(1, keepdim=True)  # rows are sorted: the first finished one is the best
-    scores = found.scores.gather(1, beam).squeeze(1)
+    log_p = found.scores.gather(1, beam).squeeze(1)
+    scores = log_p / penalty
     better = ended.any(1) & (scores > best_scores[found.items])
     for row in better.nonzero().flatten().tolist():
         item, tokens = int(found.items[row]), found.tokens[row, int(beam[row])].tolist()
-        best[item] = Hypothesis(tuple(tokens[:-1] if tokens[-1] == end else tokens), float(scores[row]))
+        best[item] = Hypothesis(tuple(tokens[:-1] if tokens[-1] == end else tokens), float(log_p[row]))
         best_scores[item] = scores[row]

@@ -145,7 +145,7 @@ class BllmWriter(PromptedWriter):
     def decoder(self) -> PromptedDecoder:
         """See `PromptedWriter`."""
         causal, words = self.network.language_model, self.words
-        return PromptedDecoder(causal.model, causal.lm_head, causal, words.end, words.padding, words.max_tokens)
+        return PromptedDecoder(causal.model, causal.lm_head, words.end, words.max_tokens)
 
     def patches(self, images: Tensor) -> Tensor:
         """See `ReportWriter`; without the class token."""

@@ -131,9 +131,7 @@ class LlavaRadWriter(PromptedWriter):
     def decoder(self) -> PromptedDecoder:
         """See `PromptedWriter`."""
         network, words = self.network, self.words
-        return PromptedDecoder(
-            network.model.language_model, network.lm_head, network, words.end, words.padding, words.max_tokens
-        )
+        return PromptedDecoder(network.model.language_model, network.lm_head, words.end, words.max_tokens)
 
     def patches(self, images: Tensor) -> Tensor:
         """See `ReportWriter`; those that the projector is given."""

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, LlamaModel
 
+from medim.baselines.beam_search import beam_search
+
 METHODS = ("greedy", "beam", "nucleus")
+MEAN = 1.0  # penalty of length: texts are compared by the mean log p of their tokens, as transformers does by default
 # transformers renamed the argument that holds the cache
 CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 
@@ -30,7 +33,7 @@ class Decoding:
     """How tokens are chosen; the values stand in params.yaml."""
 
     method: str  # greedy | beam | nucleus
-    beams: int  # beam: hypotheses kept, scored by mean log p as in transformers
+    beams: int  # beam: hypotheses kept; see `beam_search`, finished ones compared by mean log p
     top_p: float  # nucleus: share of the probability that is drawn from (Holtzman et al. 2020, arXiv:1904.09751)
     temperature: float  # nucleus
 
@@ -56,14 +59,22 @@ def nucleus_draw(logits: Tensor, top_p: float, temperature: float, uniform: Tens
 
 
 @dataclass(frozen=True)
+class WritingState:
+    """What a decoder knows of R texts: keys and values of B prompts, then those of the R texts' tokens."""
+
+    cache: DynamicCache  # changed in place: a state serves once
+    seen: Tensor  # (R, P + t) bool, which positions of the cache are there; P of the longest prompt
+    places: Tensor  # (R,) position of the next token
+    ahead: Tensor | None  # (R, D) hidden states where prompts end; None behind the first step
+
+
+@dataclass(frozen=True)
 class PromptedDecoder:
     """A Llama behind its prompts; made anew from a network's parts whenever it is used."""
 
     decoder: nn.Module  # transformers' LlamaModel
     head: nn.Module  # linear, D -> V
-    causal: Any  # the transformers model around both, whose `generate` searches with beams
     end: int
-    padding: int
     max_tokens: int  # of a text with its end
 
     @property
@@ -74,8 +85,11 @@ class PromptedDecoder:
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """(T, D) embeddings of words."""
+        return self._embedded(torch.tensor(ids, dtype=torch.int64, device=self.device))
+
+    def _embedded(self, ids: Tensor) -> Tensor:
         table: Any = self.decoder.get_submodule("embed_tokens")
-        embeddings: Tensor = table(torch.tensor(ids, dtype=torch.int64, device=self.device))
+        embeddings: Tensor = table(ids)
         return embeddings
 
     def states(self, prompts: Sequence[Tensor], texts: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -103,53 +117,64 @@ class PromptedDecoder:
         kind = self.device.type
         enabled = torch.is_autocast_enabled(kind)
         with torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=enabled, cache_enabled=False):
-            return self._beams(prompts, how.beams) if how.method == "beam" else self._step_by_step(prompts, how, seeds)
+            state = self.start(prompts)
+            if how.method == "nucleus":
+                return self._drawn(state, how, seeds)
+            first = torch.full((len(prompts),), self.end, device=self.device)  # not read: prompts come first
+            beams = how.beams if how.method == "beam" else 1
+            found = beam_search(
+                self, state, first, end=self.end, beams=beams, max_length=self.max_tokens, length_penalty=MEAN
+            )
+            return [list(one.tokens) for one in found]
 
-    def _step_by_step(self, prompts: Sequence[Tensor], how: Decoding, seeds: Sequence[int]) -> list[list[int]]:
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    def start(self, prompts: Sequence[Tensor]) -> WritingState:
+        """The state behind the prompts."""
         batch, mask, lengths = _padded(prompts)
         cache = DynamicCache(config=self.decoder.config)
-        places = (mask.cumsum(1) - 1).clamp(min=0)
-        hidden = self._forward(batch, mask, places, cache)
-        last = hidden[torch.arange(len(prompts), device=hidden.device), lengths - 1]
-        found: list[list[int]] = [[] for _ in prompts]
-        ended = [False] * len(prompts)
-        for number in range(self.max_tokens):
-            ids = self._chosen(self.head(last), how, generators)
-            for row, index in enumerate(ids.tolist()):
-                ended[row] = ended[row] or index == self.end
-                found[row] += [] if ended[row] else [index]
-            if all(ended) or number + 1 == self.max_tokens:
-                break
-            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
-            embedded = self.embed(ids.tolist())[:, None]
-            last = self._forward(embedded, mask, (lengths + number)[:, None], cache)[:, 0]
-        return found
+        hidden = self._read(batch, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
+        ends = hidden[torch.arange(len(prompts), device=hidden.device), lengths - 1]
+        return WritingState(cache, mask, lengths, ends)
 
-    def _forward(self, embeddings: Tensor, mask: Tensor, places: Tensor, cache: DynamicCache) -> Tensor:
+    def step(self, tokens: Tensor, state: WritingState) -> tuple[Tensor, WritingState]:
+        """See `medim.baselines.beam_search.StepDecoder`; at the first step prompts say what comes, not `tokens`."""
+        hidden, state = self._next(tokens, state)
+        return self.head(hidden).float().log_softmax(-1), state
+
+    def reorder(self, state: WritingState, rows: Tensor, items: Tensor) -> WritingState:
+        """See `medim.baselines.beam_search.StepDecoder`; `rows` say all: a prompt is kept for each of its beams."""
+        state.cache.batch_select_indices(rows)
+        return replace(state, seen=state.seen[rows], places=state.places[rows])
+
+    def _next(self, tokens: Tensor, state: WritingState) -> tuple[Tensor, WritingState]:
+        """(R,) tokens -> hidden states (R, D) that say the next ones, and the state behind."""
+        if state.ahead is not None:
+            return state.ahead, replace(state, ahead=None)
+        seen = torch.cat([state.seen, state.seen.new_ones(len(tokens), 1)], dim=1)
+        hidden = self._read(self._embedded(tokens)[:, None], seen, state.places[:, None], state.cache)[:, 0]
+        return hidden, replace(state, seen=seen, places=state.places + 1)
+
+    def _read(self, embeddings: Tensor, seen: Tensor, places: Tensor, cache: DynamicCache) -> Tensor:
         result = self.decoder(
-            inputs_embeds=embeddings, attention_mask=mask, position_ids=places, use_cache=True, **{CACHE: cache}
+            inputs_embeds=embeddings, attention_mask=seen, position_ids=places, use_cache=True, **{CACHE: cache}
         )
         hidden: Tensor = result.last_hidden_state
         return hidden
 
-    @staticmethod
-    def _chosen(logits: Tensor, how: Decoding, generators: Sequence[torch.Generator]) -> Tensor:
-        if how.method == "greedy":
-            return logits.float().argmax(-1)
-        uniform = torch.stack([torch.rand((), generator=one, dtype=torch.float64) for one in generators])
-        return nucleus_draw(logits, how.top_p, how.temperature, uniform.to(logits.device))
-
-    def _beams(self, prompts: Sequence[Tensor], beams: int) -> list[list[int]]:
-        longest = max(len(prompt) for prompt in prompts)
-        batch = torch.stack([pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
-        starts = torch.tensor([longest - len(prompt) for prompt in prompts], device=batch.device)
-        mask = torch.arange(longest, device=batch.device) >= starts[:, None]
-        ids = self.causal.generate(
-            inputs_embeds=batch, attention_mask=mask.long(), num_beams=beams, do_sample=False,
-            max_new_tokens=self.max_tokens, eos_token_id=self.end, pad_token_id=self.padding,
-        )  # fmt: skip
-        return [row[: row.index(self.end)] if self.end in row else row for row in ids.tolist()]
+    def _drawn(self, state: WritingState, how: Decoding, seeds: Sequence[int]) -> list[list[int]]:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        found: list[list[int]] = [[] for _ in seeds]
+        ended = [False] * len(found)
+        ids = torch.full((len(found),), self.end, device=self.device)  # not read, as in `write`
+        for _ in range(self.max_tokens):
+            hidden, state = self._next(ids, state)
+            uniform = torch.stack([torch.rand((), generator=one, dtype=torch.float64) for one in generators])
+            ids = nucleus_draw(self.head(hidden), how.top_p, how.temperature, uniform.to(self.device))
+            for row, index in enumerate(ids.tolist()):
+                ended[row] = ended[row] or index == self.end
+                found[row] += [] if ended[row] else [index]
+            if all(ended):
+                break
+        return found
 
 
 def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -49,12 +49,14 @@ class Table:
         return History(state.items[items], state.words[rows])
 
 
-def search(table, batch, beams, max_length, first=5):
+def search(table, batch, beams, max_length, first=5, penalty=0.0):
     begin = torch.full((batch,), first)
-    return beam_search(table, table.start(batch), begin, end=END, beams=beams, max_length=max_length)
+    return beam_search(
+        table, table.start(batch), begin, end=END, beams=beams, max_length=max_length, length_penalty=penalty
+    )
 
 
-def plain_search(item, sharpness, beams, max_length, first=5):
+def plain_search(item, sharpness, beams, max_length, first=5, penalty=0.0):
     """Lists; no early stop."""
     live, finished = [(0.0, ())], []
     for length in range(1, max_length + 1):
@@ -65,19 +67,20 @@ def plain_search(item, sharpness, beams, max_length, first=5):
         ]
         best = sorted(found, key=lambda one: -one[0])[:beams]
         ends = [one for one in best if one[1][-1] == END or length == max_length]
-        finished += ends
+        finished += [(score / length**penalty, score, words) for score, words in ends]
         live = [one for one in best if one not in ends]
         if not live:
             break
-    score, words = max(finished, key=lambda one: one[0])
+    _, score, words = max(finished, key=lambda one: one[0])
     return score, words[:-1] if words[-1] == END else words
 
 
+@pytest.mark.parametrize("penalty", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("sharpness", [1.0, 3.0])
 @pytest.mark.parametrize("beams", [1, 3, 6])
-def test_answers_are_those_of_a_plain_search_without_early_stop(beams, sharpness):
-    found = search(Table(sharpness), 12, beams, 7)
-    expected = [plain_search(item, sharpness, beams, 7) for item in range(12)]
+def test_answers_are_those_of_a_plain_search_without_early_stop(beams, sharpness, penalty):
+    found = search(Table(sharpness), 12, beams, 7, penalty=penalty)
+    expected = [plain_search(item, sharpness, beams, 7, penalty=penalty) for item in range(12)]
     assert [one.tokens for one in found] == [words for _, words in expected]
     assert [one.log_p for one in found] == pytest.approx([score for score, _ in expected], abs=1e-5)
     assert len({len(one.tokens) for one in found}) > 1
@@ -146,11 +149,20 @@ def test_the_first_of_equals_is_kept():
     assert search(table, 1, 2, 9)[0].tokens == () and len(table.rows) == 1
 
 
+def test_the_mean_of_a_word_finds_longer_texts():
+    def words(penalty):
+        return sum(len(one.tokens) for one in search(Table(1.0), 12, 3, 7, penalty=penalty))
+
+    assert words(1.0) > words(0.0)
+
+
 def test_impossible_values_are_named():
     with pytest.raises(ValueError, match=r"beams must lie in \[1, 6\] \(words\), got 7"):
         search(Table(1.0), 1, 7, 3)
     with pytest.raises(ValueError, match="max_length must be at least 1, got 0"):
         search(Table(1.0), 1, 2, 0)
+    with pytest.raises(ValueError, match=r"length_penalty must be at least 0, got -1"):
+        search(Table(1.0), 1, 2, 3, penalty=-1.0)
 
     class Mute(Table):
         def step(self, tokens, state):

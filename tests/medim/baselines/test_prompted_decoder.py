@@ -10,17 +10,17 @@ NUCLEUS = Decoding("nucleus", 1, 0.9, 1.0)
 END, LIMIT = 3, 12
 
 
-def decoder():
+def causal():
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, initializer_range=0.5, pad_token_id=None, bos_token_id=1, eos_token_id=END,
     )  # fmt: skip
-    causal = LlamaForCausalLM(config).eval()
-    return PromptedDecoder(causal.model, causal.lm_head, causal, END, 0, LIMIT)
+    return LlamaForCausalLM(config).eval()
 
 
-DECODER = decoder()
+CAUSAL = causal()
+DECODER = PromptedDecoder(CAUSAL.model, CAUSAL.lm_head, END, LIMIT)
 PROMPTS = [torch.randn(length, 16, generator=torch.Generator().manual_seed(length)) for length in (3, 7, 5, 1)]
 TEXTS = [[4, 5, END], [6, END], [7, 8, 9, 10, END], [END]]
 
@@ -29,7 +29,7 @@ def logits(prompt, ids):
     """Of the next token, from scratch."""
     rows = torch.cat([prompt, DECODER.embed(ids)])[None]
     with torch.no_grad():
-        return DECODER.causal(inputs_embeds=rows).logits[0]
+        return CAUSAL(inputs_embeds=rows).logits[0]
 
 
 def test_teacher_forcing_of_ragged_rows_is_that_of_each_row():
@@ -65,14 +65,26 @@ def test_seeds_matter_to_the_nucleus():
     assert DECODER.write([PROMPTS[0]] * 20, NUCLEUS, range(20)) == drawn
 
 
-def test_beams_find_what_is_at_least_as_probable_as_greedy():
-    greedy, beam = (DECODER.write(PROMPTS, how, [0] * 4) for how in (GREEDY, BEAM))
+def uncached_beams(prompt, beams):
+    """The words of the best mean log p, every beginning read from scratch, to the last step."""
+    live, finished = [(0.0, [])], []
+    for length in range(1, LIMIT + 1):
+        found = []
+        for score, ids in live:
+            log_p = logits(prompt, ids)[-1].log_softmax(-1)
+            found += [(score + float(log_p[word]), [*ids, word]) for word in range(len(log_p))]
+        best = sorted(found, key=lambda one: -one[0])[:beams]
+        finished += [(score / length, ids) for score, ids in best if ids[-1] == END or length == LIMIT]
+        live = [(score, ids) for score, ids in best if ids[-1] != END]
+    _, ids = max(finished, key=lambda one: one[0])
+    return ids[:-1] if ids[-1] == END else ids
 
-    def mean_nats(texts):
-        ended = [[*ids, END] if len(ids) < LIMIT else ids for ids in texts]
-        return [float(DECODER.nats([p], [ids]).detach().mean()) for p, ids in zip(PROMPTS, ended, strict=True)]
 
-    assert all(b <= g + 1e-5 for g, b in zip(mean_nats(greedy), mean_nats(beam), strict=True))
+@pytest.mark.parametrize("beams", [1, 2, 3, 5])
+def test_beams_find_the_words_of_an_uncached_search(beams):
+    found = DECODER.write(PROMPTS, Decoding("beam", beams, 1.0, 1.0), [0] * 4)
+    assert found == [uncached_beams(prompt, beams) for prompt in PROMPTS]
+    assert len({len(ids) for ids in found}) > 1
 
 
 def test_the_nucleus_is_the_fewest_words_that_hold_top_p():
