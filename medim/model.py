@@ -20,7 +20,18 @@ from torch import Tensor, nn
 
 from medim.backbones.backbone import Backbone, BackboneRecipe
 from medim.backbones.mllm import BackboneSettings
-from medim.diffusion.absorbing import Nelbo, Noisy, cap_weight, complement, corrupt, join, nelbo, of_rows, sample_t
+from medim.diffusion.absorbing import (
+    Nelbo,
+    Noisy,
+    cap_weight,
+    complement,
+    corrupt,
+    cover,
+    join,
+    nelbo,
+    of_rows,
+    sample_t,
+)
 from medim.diffusion.denoise import ModalityLogits
 from medim.diffusion.schedule import get_schedule
 from medim.diffusion.space import TokenSpace
@@ -30,6 +41,7 @@ from medim.diffusion.states import (
     assign_states,
     check_all_masked,
     check_fractions,
+    check_lengths,
     check_probabilities,
     state_maps,
 )  # fmt: skip
@@ -54,6 +66,10 @@ class TokenBatch:
         """The same on a device."""
         return TokenBatch(self.text.to(device), self.image.to(device), self.prompt_tokens.to(device), self.part)
 
+    def report_tokens(self, eos: int) -> Tensor:
+        """(B,) int64, report tokens before the first EOS."""
+        return (self.text != eos).int().cumprod(1).sum(1)
+
 
 @dataclass(frozen=True)
 class LossSettings:
@@ -62,6 +78,7 @@ class LossSettings:
     states: Mapping[str, float]  # share of each training state, see medim.diffusion.states
     prompt_keep: float  # probability that the prompt stays clean where the report is noisy
     length_known: float  # probability that every EOS stays clean where the report is noisy
+    length_hidden: float  # probability that every EOS is masked where the report alone is asked for
     condition_dropout: float  # probability that a condition is hidden; what guidance subtracts
     all_masked: Mapping[str, float]  # state -> share of its samples of which nothing is known but the condition
     sampling_eps: float  # smallest time
@@ -80,9 +97,9 @@ class LossSettings:
         check_fractions(self.states)
         check_all_masked(self.all_masked)
         check_probabilities(
-            prompt_keep=self.prompt_keep, length_known=self.length_known, condition_dropout=self.condition_dropout,
-            sampling_eps=self.sampling_eps,
-        )  # fmt: skip
+            prompt_keep=self.prompt_keep, condition_dropout=self.condition_dropout, sampling_eps=self.sampling_eps
+        )
+        check_lengths(self.length_known, self.length_hidden)
         cap_weight(torch.ones(()), self.weighting, self.cap)
 
 
@@ -165,6 +182,7 @@ class MeDiM(nn.Module):
             x0, maps.maskable, maps.hidden, t, self.schedule, self.vocab.mask_id, generator,
             at_least_one=not settings.complementary,
         )  # fmt: skip
+        first = cover(first, maps.covered, self.schedule, self.vocab.mask_id)
         if not settings.complementary:
             return first
         return join(first, complement(first, maps.hidden, self.schedule, self.vocab.mask_id))
@@ -183,10 +201,10 @@ class MeDiM(nn.Module):
         batch = batch.to(self.device)
         x0 = self.sequence(batch.text, batch.image)  # (B, L)
         state = assign_states(settings.states, len(x0), generator)
-        report_tokens = (batch.text != self.tokenizer.eos_id).int().cumprod(1).sum(1)  # (B,) before the first EOS
+        report_tokens = batch.report_tokens(self.tokenizer.eos_id)
         maps = state_maps(
             state, batch.prompt_tokens, report_tokens, self.space, settings.prompt_keep, settings.length_known,
-            settings.condition_dropout, generator,
+            settings.length_hidden, settings.condition_dropout, generator,
         )  # fmt: skip
         noisy = self.noisy(x0, maps, settings, generator, batch.part)
         rows = ranks.rows(len(noisy.xt))

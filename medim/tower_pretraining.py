@@ -2,9 +2,10 @@
 
 Symmetric cross-entropy over cosines with a learned scale, as CLIP (Radford et al. 2021, arXiv:2103.00020, Fig. 3). What
 differs: pictures are contrasted with reports of their own dataset only, since otherwise the domain is most of the
-answer; and a share of the samples has a part of its codes and words masked, each side at a rate of its own, because the
-denoiser will show the towers half-finished pairs (masking as in FLIP, Li et al. 2022, arXiv:2212.00794, which drops
-patches for speed). Pairs whose reports are equal to the letter count as wrong answers to each other, as in CLIP.
+answer; and of a share of the pairs one half has a part of its tokens masked, because the denoiser will show the towers
+half-finished pairs (masking as in FLIP, Li et al. 2022, arXiv:2212.00794, which drops patches for speed): codes at
+random, words at random or from a place on to the end, as the sampler shows them. Pairs whose reports are equal to the
+letter count as wrong answers to each other, as in CLIP.
 
 Letters: B pairs of a batch, n codes of a picture, T report tokens.
 """
@@ -34,32 +35,42 @@ from medim.vocab import SharedVocab
 class TowerTraining:
     """How towers are trained; the values stand in params.yaml."""
 
-    masked: float  # share of samples of which a part is masked
+    masked: float  # share of pairs of which a part of one half, picture or report, is masked
+    cut: float  # share of those reports of which all from a place on is masked, the end with it; the others at random
     val_pairs: int  # validation pairs a dataset
 
     def __post_init__(self) -> None:
-        """Check the share.
+        """Check the shares.
 
         Raises:
-            ValueError: it lies outside [0, 1].
+            ValueError: one lies outside [0, 1].
         """
-        if not 0 <= self.masked <= 1:
-            raise ValueError(f"pretrain_towers.masked must lie in [0, 1], got {self.masked} (params.yaml)")
+        for name, share in (("masked", self.masked), ("cut", self.cut)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"pretrain_towers.training.{name} must lie in [0, 1], got {share} (params.yaml)")
 
 
-def mask_some(ids: Tensor, mask: int, share: float, generator: torch.Generator) -> Tensor:
-    """(B, K) ids of which a share of the rows has a part masked, at rates uniform in [0, 1].
+def masked_parts(
+    report_tokens: Tensor, shape: tuple[int, int], settings: TowerTraining, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """(B, n) and (B, T) bool: which codes and words of B pairs are masked; of each pair those of one half at most.
+
+    Rates are uniform in [0, 1], and so is the share of the words that stand before a cut.
 
     Args:
-        ids: codes or report tokens.
-        mask: the id that stands for [MASK].
-        share: of the rows.
+        report_tokens: (B,) int64, report tokens before the first EOS.
+        shape: n and T.
+        settings: shares.
         generator: on the CPU.
     """
-    chosen = torch.rand(len(ids), 1, generator=generator) < share
-    rate = torch.rand(len(ids), 1, generator=generator)
-    drawn = torch.rand(ids.shape, generator=generator)
-    return torch.where((chosen & (drawn < rate)).to(ids.device), mask, ids)
+    pairs, (codes, words) = len(report_tokens), shape
+    which, rate, kind = torch.rand(3, pairs, 1, generator=generator)
+    at_random = torch.rand(pairs, codes + words, generator=generator) < rate
+    behind = torch.arange(words) >= (rate * (report_tokens.cpu()[:, None] + 1)).floor()
+    report = (which >= settings.masked / 2) & (which < settings.masked)
+    return at_random[:, :codes] & (which < settings.masked / 2), report & torch.where(
+        kind < settings.cut, behind, at_random[:, codes:]
+    )
 
 
 def contrastive_nats(similarities: Tensor) -> Tensor:
@@ -92,9 +103,17 @@ def contrast_scores(name: str, similarities: Tensor) -> dict[str, float]:
 class TowerTrainee:
     """The towers as `fit` sees them: one player."""
 
-    def __init__(self, towers: Towers, vocab: SharedVocab, settings: TowerTraining, datasets: int) -> None:
-        """`datasets`: of how many a batch holds an equal number of pairs each, one dataset after the other."""
-        self.towers, self.vocab, self.settings, self.datasets = towers, vocab, settings, datasets
+    def __init__(self, towers: Towers, vocab: SharedVocab, eos: int, settings: TowerTraining, datasets: int) -> None:
+        """A trainee.
+
+        Args:
+            towers: what is trained.
+            vocab: gives the towers' [MASK].
+            eos: id that ends a report.
+            settings: what is masked.
+            datasets: of how many a batch holds an equal number of pairs each, one dataset after the other.
+        """
+        self.towers, self.vocab, self.eos, self.settings, self.datasets = towers, vocab, eos, settings, datasets
 
     def players(self) -> dict[str, nn.Module]:
         """See `Trainee`."""
@@ -105,9 +124,11 @@ class TowerTrainee:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Trainee`; logs the nats, the scale and how often the own report is the nearest."""
         batch = batch.to(self.towers.log_scale.device)
-        share = self.settings.masked
-        codes = mask_some(batch.image, self.vocab.n_image, share, generator)
-        words = mask_some(batch.text, self.vocab.n_text, share, generator)
+        shape = batch.image.shape[1], batch.text.shape[1]
+        hidden = masked_parts(batch.report_tokens(self.eos), shape, self.settings, generator)
+        codes_hidden, words_hidden = (part.to(batch.text.device) for part in hidden)
+        codes = torch.where(codes_hidden, self.vocab.n_image, batch.image)
+        words = torch.where(words_hidden, self.vocab.n_text, batch.text)
         # One pass over all, so that BatchNorm sees both domains, and then squares of one dataset each
         whole = self.towers.similarities(codes, words)
         loss, right = contrast_within(whole, self.datasets)
@@ -145,13 +166,14 @@ def pretrain_towers(
             f"at least, got {part} (params.yaml)"
         )
     torch.manual_seed(seed)
-    vocab = SharedVocab(TextTokenizer.load(data.tokenizer).size, data.codebook_size)
+    tokenizer = TextTokenizer.load(data.tokenizer)
+    vocab = SharedVocab(tokenizer.size, data.codebook_size)
     towers = Towers(vocab, data.layout(), settings)
     towers.picture.start_codes(data.codebook, torch.Generator().manual_seed(seed))
     towers = towers.to(device).train()
     result = fit(
-        TowerTrainee(towers, vocab, training, datasets), balanced_batches(data.train, optim, seed), optim, seed=seed,
-        work=work, name="pretrain_towers", on_log=on_log,
+        TowerTrainee(towers, vocab, tokenizer.eos_id, training, datasets), balanced_batches(data.train, optim, seed),
+        optim, seed=seed, work=work, name="pretrain_towers", on_log=on_log,
         validate=(lambda module, _: validation_scores(module, data.val, training.val_pairs)) if data.val else None,
     )  # fmt: skip
     save_towers(result.averaged, settings, out)

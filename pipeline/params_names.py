@@ -62,6 +62,7 @@ def _uses(sections: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str], lis
     prepared, tokens = list(sections["prepare_data"].datasets), list(sections["tokenize_pairs"].datasets)
     for stage in ("train_vqgan", "evaluate_vqgan", "tokenize_pairs", "train_baseline", "generate", "evaluate"):
         yield f"{stage}.datasets", sections[stage].datasets, prepared, "prepare_data.datasets"
+    yield from _pretraining_uses(sections["train_baseline"], prepared)
     yield "train_medim.datasets", sections["train_medim"].datasets, tokens, "tokenize_pairs.datasets"
     yield "pretrain_backbone.datasets", sections["pretrain_backbone"].datasets, tokens, "tokenize_pairs.datasets"
     yield "pretrain_towers.datasets", sections["pretrain_towers"].datasets, tokens, "tokenize_pairs.datasets"
@@ -95,6 +96,15 @@ def _uses(sections: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str], lis
     shown = [name for name in (record.chest, record.pathology) if name is not None]
     for goal in record.mission or ():
         yield "record_tables.mission", goal.datasets, shown, "record_tables.chest and record_tables.pathology"
+
+
+def _pretraining_uses(baselines: Any, prepared: list[str]) -> Iterator[tuple[str, Iterable[str], list[str], str]]:
+    """As `_uses`, of the first trainings of the methods that are trained."""
+    for method in baselines.methods:
+        pretraining = baselines.settings.get(method, {}).get("pretraining")
+        if pretraining is not None:
+            key = f"train_baseline.settings.{method}.pretraining.datasets"
+            yield key, pretraining["datasets"], prepared, "prepare_data.datasets"
 
 
 def _downstream_uses(

@@ -151,6 +151,12 @@ def test_what_answers_is_trained_and_what_is_evaluated_has_answered(profile):
     assert set(params["synthesize_pairs"]["generators"]) <= set(trained)
 
 
+def pretrained_on(baselines):
+    """Datasets of the first trainings of the methods that a profile trains."""
+    found = [baselines["settings"][method].get("pretraining") for method in baselines["methods"]]
+    return [name for one in found if one is not None for name in one["datasets"]]
+
+
 @per_profile
 def test_datasets_are_prepared_before_they_are_used(profile):
     params = PARAMS[profile]
@@ -167,6 +173,7 @@ def test_datasets_are_prepared_before_they_are_used(profile):
         "synthesize_pairs": list(params["synthesize_pairs"]["prompts"]),
         "mix_pairs": params["mix_pairs"]["datasets"],
         "evaluate": [*params["evaluate"]["datasets"], *params["evaluate"]["datasets"].values()],
+        "pretraining": pretrained_on(params["train_baseline"]),
     }
     missing = {stage: set(datasets) - set(sizes) for stage, datasets in used.items() if set(datasets) - set(sizes)}
     assert not missing

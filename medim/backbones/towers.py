@@ -8,7 +8,8 @@ predicting captions does (CLIP, Radford et al. 2021, arXiv:2103.00020, Sec. 2.3 
 so (medim.tower_pretraining), on the training pairs, and then stand beside the decoder's embedding:
 
     each position of the picture   + what the picture tower saw there + the report tower's summary of the report
-    each token of the report       + what the report tower read there + the picture tower's summary of the picture
+    each token of the report       + what the report tower read there + the most and the mean of what the picture tower
+                                     saw, in each half of the picture and in all of it
 
 through linear maps that start at 0, so that the decoder starts as its prior. [MASK] is a code and a word of its own to
 them: what is masked is not seen. The towers stand still while the denoiser is trained (as in LiT, Zhai et al. 2021,
@@ -85,7 +86,8 @@ class PictureTower(nn.Module):
             *(ResidualBlock(2 * width, 2 * width, 1) for _ in range(settings.blocks)),
         )
         self.evidence = nn.Conv2d(2 * width + 2, settings.evidence, 1)
-        self.project = nn.Linear(4 * settings.evidence, settings.summary)
+        self.pooled = 4 * settings.evidence  # numbers of `pool`
+        self.project = nn.Linear(self.pooled, settings.summary)
         self.to(memory_format=torch.channels_last)
 
     def start_codes(self, codebook: Tensor, generator: torch.Generator) -> None:
@@ -93,13 +95,19 @@ class PictureTower(nn.Module):
         set_code_rows(self.embed.weight[:-1], codebook, generator)
         nn.init.zeros_(self.embed.weight[-1])
 
-    def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, n) -> evidence (B, E, side / 2, side / 2), not negative, and summary (B, width), not negative."""
+    def forward(self, codes: Tensor) -> Tensor:
+        """(B, n) -> evidence (B, E, side / 2, side / 2), not negative."""
         grid = self.embed(codes).unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
         grid = with_place(grid).contiguous(memory_format=torch.channels_last)
-        evidence = F.relu(self.evidence(with_place(self.blocks(self.stem(grid)))))
-        pooled = torch.cat([*side_maxima(evidence), evidence.mean((2, 3))], 1)
-        return evidence, F.relu(self.project(pooled))
+        return F.relu(self.evidence(with_place(self.blocks(self.stem(grid)))))
+
+    def pool(self, evidence: Tensor) -> Tensor:
+        """(B, 4 E): maxima of the evidence over its left half, its right half and all of it, then the mean."""
+        return torch.cat([*side_maxima(evidence), evidence.mean((2, 3))], 1)
+
+    def summary(self, codes: Tensor) -> Tensor:
+        """(B, n) -> (B, summary), not negative."""
+        return F.relu(self.project(self.pool(self(codes))))
 
 
 class WordConvolutions(nn.Module):
@@ -151,7 +159,7 @@ class Towers(nn.Module):
 
     def picture_directions(self, codes: Tensor) -> Tensor:
         """(B, summary) unit vectors of pictures in float32."""
-        return F.normalize(self.picture_head(self.picture(codes)[1]).float(), dim=1)
+        return F.normalize(self.picture_head(self.picture.summary(codes)).float(), dim=1)
 
     def report_directions(self, ids: Tensor) -> Tensor:
         """(B, summary) unit vectors of reports in float32."""
@@ -184,7 +192,8 @@ class TowerInputs(nn.Module):
         self.words = WordConvolutions(vocab.n_text, settings)
         self.copy_words()
         self.maps = nn.ModuleDict({
-            "picture": nn.Linear(settings.evidence, width), "picture_summary": nn.Linear(settings.summary, width),
+            "picture": nn.Linear(settings.evidence, width),
+            "picture_pooled": nn.Linear(self.towers.picture.pooled, width),
             "report": nn.Linear(settings.report_width, width), "report_summary": nn.Linear(settings.summary, width),
         })  # fmt: skip
         for parameter in self.maps.parameters():
@@ -234,11 +243,12 @@ class TowerInputs(nn.Module):
         """(B, L) shared ids -> (B, S, D), to be added to the embeddings of the decoder's positions."""
         codes, words = self._own_ids(ids)
         with torch.no_grad():
-            evidence, seen = self.towers.picture(codes)
+            evidence = self.towers.picture(codes)
+            pooled = self.towers.picture.pool(evidence)
             read = self.towers.report(words)
         side = math.isqrt(self.short.n_image)
         cells = evidence if evidence.shape[-1] == side else F.interpolate(evidence, (side, side))
         picture = self.maps["picture"](cells.flatten(2).transpose(1, 2)) + self.maps["report_summary"](read)[:, None]
-        report = self.maps["report"](self.words(words)) + self.maps["picture_summary"](seen)[:, None]
+        report = self.maps["report"](self.words(words)) + self.maps["picture_pooled"](pooled)[:, None]
         edge = torch.zeros_like(report[:, :1])  # BOI, EOI
         return torch.cat([edge, picture, edge, report], dim=1)

@@ -148,6 +148,29 @@ def corrupt(
     return Noisy(x0, xt, t.float(), nelbo_weight(schedule, t), chance, maskable, masked)
 
 
+def cover(noisy: Noisy, covered: Tensor, schedule: Schedule, mask_id: int) -> Noisy:
+    """The same batch with some maskable tokens masked whatever was drawn; the network is told the share that is masked.
+
+    The sampler tells it that share, too: time t, where masked tokens are t of all. Covered tokens are weighed as the
+    others of their sample, so the sum is no longer a bound; validation covers nothing.
+
+    Args:
+        noisy: from `corrupt`.
+        covered: (B, L) bool, maskable tokens.
+        schedule: as in `corrupt`.
+        mask_id: id of [MASK].
+    """
+    if not bool(covered.any()):
+        return noisy
+    share, number = 1 - schedule.alpha(noisy.t.double()), noisy.maskable.sum(-1).clamp(min=1)
+    hidden = covered.sum(-1)
+    t = schedule.time((share * (number - hidden) + hidden) / number).float()
+    masked = noisy.masked | covered
+    return noisy._replace(
+        xt=torch.where(covered, mask_id, noisy.xt), t=torch.where(hidden > 0, t, noisy.t), masked=masked
+    )
+
+
 def complement(noisy: Noisy, hidden: Tensor | None, schedule: Schedule, mask_id: int) -> Noisy:
     """The same batch with exactly the other maskable tokens masked (complementary masks, LaViDa).
 

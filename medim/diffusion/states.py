@@ -20,12 +20,13 @@ JOINT, REPORT_GIVEN_PICTURE, PICTURE_GIVEN_REPORT, REPORT_ALONE, PICTURE_ALONE =
 
 
 class StateMaps(NamedTuple):
-    """What happens to each token; the three maps are disjoint and cover everything."""
+    """What happens to each token; maskable, hidden and keep are disjoint and cover everything."""
 
-    maskable: Tensor  # (B, L) bool, masked at rate t, carries loss
+    maskable: Tensor  # (B, L) bool, masked at rate t, or always where covered; carries loss
     hidden: Tensor  # (B, L) bool, always [MASK], no loss
     keep: Tensor  # (B, L) bool, always clean: the condition, BOI and EOI
     state: Tensor  # (B,) int64, index into STATES, after condition dropout
+    covered: Tensor  # (B, L) bool, of the maskable ones those that are always [MASK]
 
 
 def check_fractions(fractions: Mapping[str, float]) -> list[float]:
@@ -55,6 +56,19 @@ def check_all_masked(shares: Mapping[str, float]) -> None:
     """
     _check_names("all_masked", shares)
     check_probabilities(**{f"all_masked.{name}": share for name, share in shares.items()})
+
+
+def check_lengths(length_known: float, length_hidden: float) -> None:
+    """Hold the shares of samples whose report's end is known, or hidden, to [0, 1], and their sum.
+
+    Raises:
+        ValueError: names the one outside, or both.
+    """
+    check_probabilities(length_known=length_known, length_hidden=length_hidden)
+    if length_known + length_hidden > 1:
+        raise ValueError(
+            f"length_known and length_hidden may sum to 1 at most, got {length_known} and {length_hidden} (params.yaml)"
+        )
 
 
 def check_probabilities(**values: float) -> None:
@@ -109,7 +123,7 @@ def all_masked_times(t: Tensor, state: Tensor, shares: Mapping[str, float], gene
 
 def state_maps(
     state: Tensor, prompt_tokens: Tensor, report_tokens: Tensor, space: TokenSpace, prompt_keep: float,
-    length_known: float, condition_dropout: float, generator: torch.Generator,
+    length_known: float, length_hidden: float, condition_dropout: float, generator: torch.Generator,
 ) -> StateMaps:  # fmt: skip
     """Maps of a batch.
 
@@ -121,14 +135,18 @@ def state_maps(
         prompt_keep: probability that the prompt stays clean where the report is noisy (official: .1).
         length_known: probability that every EOS stays clean where the report is noisy: what the sampler sees after
             it has drawn the length first (official: there is no EOS).
+        length_hidden: probability that every EOS is masked where the report alone is asked for: what the sampler sees
+            while it writes from left to right. Each on its own, all of thirty are masked only where nearly every word
+            is as well.
         condition_dropout: probability that the condition of a `..._given_...` state is hidden, which turns it into the
             `..._alone` state; this is what the second pass of guidance sees.
         generator: on the CPU.
 
     Raises:
-        ValueError: a probability outside [0, 1].
+        ValueError: a probability outside [0, 1], or see `check_lengths`.
     """
-    check_probabilities(prompt_keep=prompt_keep, length_known=length_known, condition_dropout=condition_dropout)
+    check_probabilities(prompt_keep=prompt_keep, condition_dropout=condition_dropout)
+    check_lengths(length_known, length_hidden)
     device = prompt_tokens.device
     state = state.to(device)
     u = torch.rand(3, len(state), generator=generator, dtype=torch.float64).to(device)
@@ -138,7 +156,9 @@ def state_maps(
     text, image = space.is_text.to(device), space.is_image.to(device)  # (L,)
     index = torch.arange(space.layout.length, device=device) - space.layout.text.start
     prompt = text & (index < prompt_tokens[:, None]) & (u[1] < prompt_keep)[:, None]  # (B, L)
-    end = text & (index >= report_tokens[:, None]) & (u[2] < length_known)[:, None]  # (B, L)
+    behind = text & (index >= report_tokens[:, None])  # (B, L) every EOS
+    known = u[2] < length_known
+    end = behind & known[:, None]
 
     def among(*states: int) -> Tensor:
         return torch.isin(state, torch.tensor(states, device=device))[:, None]  # (B, 1)
@@ -146,4 +166,6 @@ def state_maps(
     maskable = text & ~prompt & ~end & among(JOINT, REPORT_GIVEN_PICTURE, REPORT_ALONE)
     maskable = maskable | (image & among(JOINT, PICTURE_GIVEN_REPORT, PICTURE_ALONE))
     hidden = (image & among(REPORT_ALONE)) | (text & among(PICTURE_ALONE))
-    return StateMaps(maskable, hidden, ~(maskable | hidden), state)
+    unseen = ~known & (u[2] < length_known + length_hidden)
+    covered = behind & unseen[:, None] & among(REPORT_GIVEN_PICTURE, REPORT_ALONE)
+    return StateMaps(maskable, hidden, ~(maskable | hidden), state, covered)

@@ -75,12 +75,33 @@ def test_samples_that_are_masked_whole_ask_for_every_token_of_the_answer():
     model, batch = tiny.medim(), tiny.tokens().batch(range(6))
     state = torch.full((6,), STATES.index("report_given_picture"))
     x0 = model.sequence(batch.text, batch.image)
-    maps = state_maps(state, batch.prompt_tokens, batch.prompt_tokens, model.space, 0.0, 0.0, 0.0, generator())
+    maps = state_maps(state, batch.prompt_tokens, batch.prompt_tokens, model.space, 0.0, 0.0, 0.0, 0.0, generator())
     loss = replace(tiny.LOSS, all_masked={"report_given_picture": 1.0})
     noisy = model.noisy(x0, maps, loss, generator())
     assert bool((noisy.t == 1).all())
     assert float(noisy.masked[:, model.layout.text].double().mean()) > 0.9  # alpha(1) is 1e-3
     assert not bool(noisy.masked[:, model.layout.image].any())
+
+
+def test_a_report_whose_end_is_hidden_is_told_the_share_that_is_masked():
+    """As the sampler does while it writes: some words known, no end, and t the masked share of the report."""
+    model, batch = tiny.medim(), tiny.tokens().batch(range(6))
+    state = torch.full((6,), STATES.index("report_given_picture"))
+    x0, words = model.sequence(batch.text, batch.image), batch.report_tokens(model.tokenizer.eos_id)
+    loss = replace(tiny.LOSS, length_known=0.0, length_hidden=1.0)
+    found = []
+    for hidden in (0.0, 1.0):
+        maps = state_maps(state, batch.prompt_tokens, words, model.space, 0.0, 0.0, hidden, 0.0, generator())
+        found.append(model.noisy(x0, maps, loss, generator()))
+    free, covered = found
+    behind = torch.arange(model.layout.n_text) >= words[:, None]
+    text = model.layout.text
+    assert bool((covered.masked[:, text] == (free.masked[:, text] | behind)).all())
+    assert bool((covered.xt == torch.where(covered.masked, model.vocab.mask_id, x0)).all())
+    expected = (free.t * (1 - 1e-3) * words + behind.sum(1)) / model.layout.n_text / (1 - 1e-3)
+    torch.testing.assert_close(covered.t, expected.clamp(max=1))
+    assert torch.equal(covered.weight, free.weight)
+    assert float(model.loss(batch, replace(loss, states={"report_given_picture": 1.0}), generator()).loss.detach()) > 0
 
 
 def test_a_saved_folder_is_the_same_model(tmp_path):

@@ -57,7 +57,7 @@ def test_the_decoder_starts_as_without_towers(patch):
     [
         ("report_summary", LAYOUT.image),
         ("picture", LAYOUT.image),
-        ("picture_summary", LAYOUT.text),
+        ("picture_pooled", LAYOUT.text),
         ("report", LAYOUT.text),
     ],
 )
@@ -75,9 +75,20 @@ def test_what_was_seen_at_a_place_is_the_pictures_own_and_summaries_are_the_othe
     places = loud(backbone(), "picture", "report").towers
     torch.testing.assert_close(places(mixed)[:, LAYOUT.image], places(first)[:, LAYOUT.image], rtol=0, atol=0)
     torch.testing.assert_close(places(mixed)[:, LAYOUT.text], places(second)[:, LAYOUT.text], rtol=0, atol=0)
-    summaries = loud(backbone(), "picture_summary", "report_summary").towers
+    summaries = loud(backbone(), "picture_pooled", "report_summary").towers
     torch.testing.assert_close(summaries(mixed)[:, LAYOUT.image], summaries(second)[:, LAYOUT.image], rtol=0, atol=0)
     torch.testing.assert_close(summaries(mixed)[:, LAYOUT.text], summaries(first)[:, LAYOUT.text], rtol=0, atol=0)
+
+
+def test_words_are_told_the_most_and_the_mean_of_each_half_and_of_all():
+    model = loud(backbone(), "picture_pooled").towers
+    ids, codes = sequences(), torch.arange(48).view(3, 16) % VOCAB.n_image
+    ids[:, LAYOUT.image] = VOCAB.from_codes(codes)
+    evidence = model.towers.picture(codes)
+    left, right = evidence[..., :1], evidence[..., 1:]
+    pooled = [left.amax((2, 3)), right.amax((2, 3)), evidence.amax((2, 3)), evidence.mean((2, 3))]
+    expected = model.maps["picture_pooled"](torch.cat(pooled, 1))
+    torch.testing.assert_close(model(ids)[:, LAYOUT.text], expected[:, None].expand(-1, LAYOUT.n_text, -1))
 
 
 def test_a_cell_stands_where_its_codes_stand():
@@ -88,7 +99,7 @@ def test_a_cell_stands_where_its_codes_stand():
     other = sixteen.clone()
     other[:, LAYOUT.image.start + 15] = VOCAB.from_codes(torch.ones(1, dtype=torch.int64))  # last of the 4 x 4 codes
     evidence, changed = (
-        model.towers.towers.picture(ids[:, LAYOUT.image] - VOCAB.image_offset)[0] for ids in (sixteen, other)
+        model.towers.towers.picture(ids[:, LAYOUT.image] - VOCAB.image_offset) for ids in (sixteen, other)
     )
     rows = model.towers(other)[0, 1:5] - model.towers(sixteen)[0, 1:5]
     expected = (changed - evidence).flatten(2).transpose(1, 2) @ model.towers.maps["picture"].weight.T
@@ -96,7 +107,7 @@ def test_a_cell_stands_where_its_codes_stand():
 
 
 def test_the_towers_stand_still_while_the_denoiser_trains_and_the_copied_words_learn():
-    model = loud(backbone(), "picture", "picture_summary", "report", "report_summary").train()
+    model = loud(backbone(), "picture", "picture_pooled", "report", "report_summary").train()
     before = {name: value.clone() for name, value in model.towers.towers.state_dict().items()}
     ids = sequences()
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)

@@ -27,7 +27,8 @@ DECODER = {
 }  # fmt: skip
 BACKBONE = BackboneSettings(DECODER, "grid", "codebook", 1, 0, None, False, "t", "full", "identity", True, True, False)
 LOSS = LossSettings(
-    {"joint": 0.5, "report_given_picture": 0.25, "picture_given_report": 0.25}, 0.1, 0.5, 0.1, {}, 1e-3, "softmin_cap",
+    {"joint": 0.5, "report_given_picture": 0.25, "picture_given_report": 0.25}, 0.1, 0.5, 0.0, 0.1, {}, 1e-3,
+    "softmin_cap",
     5.0, 1.0, 0.6, False,
 )  # fmt: skip
 OPENING = Opening(0, {"report_given_picture": 1.0}, {"report_given_picture": 1.0}, 1.0)

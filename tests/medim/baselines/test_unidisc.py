@@ -42,7 +42,7 @@ BACKBONE = UniDiscSettings(
 ONE_WHOLE = 0.15 / 2 * (1 - 0.15 / 2)  # published: each modality with .15 / 2, neither where both would be
 PUBLISHED = LossSettings(
     states={"joint": 1 - 2 * ONE_WHOLE, "report_given_picture": ONE_WHOLE, "picture_given_report": ONE_WHOLE},
-    prompt_keep=0.0, length_known=0.0, condition_dropout=0.0,
+    prompt_keep=0.0, length_known=0.0, length_hidden=0.0, condition_dropout=0.0,
     all_masked={"report_given_picture": 1.0, "picture_given_report": 1.0}, sampling_eps=1e-3, weighting="softmin_cap",
     cap=5.0, text_weight=1.0, image_weight=0.6, complementary=False,
 )  # fmt: skip
@@ -89,7 +89,7 @@ def noisy(model: MeDiM, num: int, settings: LossSettings = PUBLISHED) -> Any:
     state = torch.zeros(num, dtype=torch.int64)
     state[::4], state[1::4] = 1, 2  # a quarter of each conditional state
     length = torch.full((num,), 20)
-    maps = state_maps(state, batch.prompt_tokens, length, model.space, 0.0, 0.0, 0.0, generator())
+    maps = state_maps(state, batch.prompt_tokens, length, model.space, 0.0, 0.0, 0.0, 0.0, generator())
     return state, model.noisy(x0, maps, settings, generator())
 
 
@@ -135,7 +135,7 @@ def test_without_whole_modalities_masks_are_medim_s():
     model, plain = unidisc(), replace(PUBLISHED, all_masked={})
     batch = tiny.tokens(6).batch(np.arange(6))
     x0 = model.sequence(batch.text, batch.image)
-    maps = state_maps(torch.arange(6) % 3, batch.prompt_tokens, batch.prompt_tokens, model.space, 0.0, 0.0, 0.0,
+    maps = state_maps(torch.arange(6) % 3, batch.prompt_tokens, batch.prompt_tokens, model.space, 0.0, 0.0, 0.0, 0.0,
                       generator())  # fmt: skip
     one, other = model.noisy(x0, maps, plain, generator()), MeDiM.noisy(model, x0, maps, plain, generator())
     for mine, theirs in zip(one, other, strict=True):
