@@ -111,9 +111,17 @@ def name_of(base: SamplerSettings, settings: SamplerSettings) -> str:
     return ",".join(f"{name}={value}" for name, value in changes(base, settings).items()) or "default"
 
 
-def _skips_words(settings: SamplerSettings) -> bool:
+def _skips_words(order: str, commit: str) -> bool:
     """Whether words are filled before those to their left."""
-    return settings.text_order != "raster" or settings.adaptive("text")
+    return (order, commit) != ("raster", "count")
+
+
+def _changed(start: SamplerSettings, new: dict[str, Any], base: SamplerSettings) -> SamplerSettings:
+    """`start` with other values, and a length that goes with its order where `base` writes from left to right."""
+    order, commit = (str(new.get(name, getattr(start, name))) for name in ("text_order", "text_commit"))
+    if _skips_words(order, commit) and not _skips_words(base.text_order, base.text_commit):
+        new = new | {"text_length": "first"}
+    return replace(start, **new)
 
 
 def series_of(base: SamplerSettings, task: str, sweep: Sweep) -> list[Series]:
@@ -133,8 +141,7 @@ def series_of(base: SamplerSettings, task: str, sweep: Sweep) -> list[Series]:
     drawn = replace(base, text_beams=1) if m == "text" else base
 
     def changed(start: SamplerSettings, **new: Any) -> SamplerSettings:
-        made = replace(start, **{f"{m}_{name}": value for name, value in new.items()})
-        return replace(made, text_length="first") if _skips_words(made) and not _skips_words(base) else made
+        return _changed(start, {f"{m}_{name}": value for name, value in new.items()}, base)
 
     def own(name: str) -> Any:
         return getattr(base, f"{m}_{name}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medim.backbones.mllm import MLLM, BackboneSettings, check_decoder_keys
 from medim.diffusion.absorbing import Nelbo
-from medim.diffusion.schedule import get_schedule
+from medim.diffusion.schedule import get_schedule, nelbo_weight
 from medim.distributed import ALONE, Ranks, current_ranks
 from medim.model import LossSettings, MeDiM, TokenBatch
 from medim.pretrained import Beginning, decoder_settings, initialise_decoder, is_own, load_towers
@@ -155,13 +155,20 @@ class MeDiMSettings:
     val_pairs: int  # validation pairs per dataset
 
     def __post_init__(self) -> None:
-        """Check the name of the noise schedule and the opening.
+        """Check the noise schedule and the opening.
 
         Raises:
-            ValueError: see `get_schedule` and `LossSettings`.
+            ValueError: samples are masked whole where the schedule gives them no weight; see also `get_schedule` and
+                `LossSettings`.
         """
-        get_schedule(self.noise)
-        self.opening.over(self.loss)
+        last = nelbo_weight(get_schedule(self.noise), torch.ones((), dtype=torch.float64))
+        opening = self.opening.over(self.loss)
+        trained = [self.loss, opening] if self.opening.steps else [self.loss]
+        if not float(last) and any(share for loss in trained for share in loss.all_masked.values()):
+            raise ValueError(
+                f"noise {self.noise} gives samples that are masked whole the weight 0, so they would teach nothing: "
+                f"set the shares of all_masked to 0, or noise to log_linear"
+            )
 
     def objective(self, step: int) -> LossSettings:
         """What a step is trained on, counted from 0."""

@@ -12,6 +12,7 @@ METHODS = ("maskgit", "ancestral", "first_hitting")
 POOLS = ("modality", "joint")
 TIMES = ("fraction", "linspace")
 LENGTHS = ("free", "hazard", "first")
+MOST_LEFT = ("maskgit", "raster", "count")  # method, order and commit rule by which words come from left to right
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class SamplerSettings:
         guidance_ramp: `constant`, or `linear` from 0 to w.
         text_length: `first` draws a report's length from P(EOS) before its words (one evaluation, see
             `length.draw_lengths`); `hazard` draws at each word whether the report ends there, by P(EOS) itself, which
-            neither temperature, nucleus nor the choice among draws moves (for the order `raster`, see
+            neither temperature, nucleus nor the choice among draws moves (words must come from left to right, see
             `length.settle_ends`); `free` lets EOS be drawn like any token (official: there is no EOS).
         eos_fills: at the end, what follows the first EOS of a report is overwritten by EOS (given tokens stay).
         candidates: samples drawn a question, of which `medim.questions` keeps the one whose picture and report agree
@@ -100,6 +101,12 @@ class SamplerSettings:
         if self.pool == "joint":
             self._check_joint_pool()
         self._check_choices()
+        if self.text_length == "hazard" and (self.method, self.text_order, self.text_commit) != MOST_LEFT:
+            raise ValueError(
+                f"sampler.text_length hazard needs {', '.join(MOST_LEFT)} (method, text_order, text_commit), got "
+                f"{self.method}, {self.text_order}, {self.text_commit}: elsewhere an end would be drawn anew at every "
+                f"evaluation and stop the report early; set text_length to first in params.yaml"
+            )
         if 0 < self.text_lead < 1 and (self.text_commit, self.image_commit) != ("count", "count"):
             raise ValueError(
                 f"text_lead {self.text_lead} needs text_commit and image_commit `count`: an adaptive rule "

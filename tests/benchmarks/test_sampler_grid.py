@@ -59,17 +59,18 @@ def test_a_default_of_another_kind_is_added():
     assert {s.panel for s in found if base in s.settings} == set(PANELS)
 
 
-def test_only_reports_written_from_left_to_right_have_a_free_length():
-    base = replace(BASE, text_order="raster", text_length="free")
+@pytest.mark.parametrize("length", ["free", "hazard"])
+def test_only_reports_written_from_left_to_right_have_their_length_drawn_while_they_are(length):
+    base = replace(BASE, text_order="raster", text_length=length)
     found = series_of(base, "image_to_report", FULL)
     lengths = {s.label: {one.text_length for one in s.settings} for s in found if s.panel in ("order", "commit")}
     assert lengths == {
-        "confidence": {"first"}, "random": {"first"}, "raster": {"free"}, "count": {"free"}, "threshold": {"first"},
+        "confidence": {"first"}, "random": {"first"}, "raster": {length}, "count": {length}, "threshold": {"first"},
         "factor": {"first"}, "profile": {"first"},
     }  # fmt: skip
-    assert {one.text_length for s in found if s.panel == "guidance" for one in s.settings} == {"free"}
+    assert {one.text_length for s in found if s.panel == "guidance" for one in s.settings} == {length}
     pictures = series_of(base, "report_to_image", FULL)
-    assert {one.text_length for s in pictures for one in s.settings} == {"free"}
+    assert {one.text_length for s in pictures for one in s.settings} == {length}
 
 
 def test_under_an_adaptive_default_schedules_are_measured_with_count():

@@ -111,6 +111,16 @@ def test_a_wrong_opening_is_refused(changes, message):
         replace(tiny.settings(), opening=replace(tiny.OPENING, **changes))
 
 
+def test_samples_that_are_masked_whole_need_a_schedule_that_weighs_them():
+    loss = replace(tiny.LOSS, all_masked={"report_given_picture": 0.3})
+    with pytest.raises(ValueError, match="noise cosine gives samples that are masked whole the weight 0"):
+        replace(tiny.settings(), noise="cosine", loss=loss)
+    with pytest.raises(ValueError, match="noise cosine"):
+        replace(tiny.settings(), noise="cosine", opening=replace(tiny.OPENING, steps=2))
+    assert replace(tiny.settings(), noise="cosine").noise == "cosine"
+    assert replace(tiny.settings(), noise="cubic", loss=loss).noise == "cubic"
+
+
 @pytest.mark.parametrize(("steps", "fits"), [(0, True), (9, True), (10, False), (-1, False)])
 def test_the_opening_ends_before_the_training(steps, fits):
     opening = replace(tiny.OPENING, steps=steps)

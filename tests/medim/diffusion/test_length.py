@@ -146,4 +146,10 @@ def test_what_is_cut_is_the_end_of_the_open_places(p, open_, u):
 @pytest.mark.parametrize("text_length", ["first", "hazard"])
 def test_a_tokenizer_without_eos_is_refused(joint, settings, text_length):
     with pytest.raises(ValueError, match=f"text_length `{text_length}` needs"):
-        run(joint, joint.blank(2), joint.space, settings(text_length=text_length))
+        run(joint, joint.blank(2), joint.space, settings(text_length=text_length, text_order="raster"))
+
+
+@pytest.mark.parametrize("what", [{"text_order": "random"}, {"text_commit": "threshold"}, {"method": "ancestral"}])
+def test_an_end_drawn_at_each_word_needs_words_from_left_to_right(settings, what):
+    with pytest.raises(ValueError, match="text_length hazard needs maskgit, raster, count"):
+        settings(**{"text_length": "hazard", "text_order": "raster", **what})
