@@ -100,6 +100,25 @@ def overlaid(settings: Mapping[str, Any], changes: Mapping[str, Any], place: str
     return out
 
 
+def study_settings(usual: Mapping[str, Any], changes: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """The settings of every arm of a method: those of its row, `usual`, with `changes`.
+
+    Raises:
+        KeyError: see `overlaid`.
+        ValueError: something changes that the prior has settled, which all arms share with the row.
+    """
+    place = f"train_downstream.changes.{method}"
+    if usual.get("pretraining") is not None:
+        settled = [name for name in ("pretraining", "start") if name in changes]
+        settled += [f"words.{name}" for name in ("tokenizer", "vocabulary") if name in changes.get("words", {})]
+        if settled:
+            raise ValueError(
+                f"params.yaml:{place} changes {', '.join(settled)}, but every arm begins with the prior of "
+                f"models/{method}: change train_baseline.settings.{method} instead"
+            )
+    return overlaid(usual, changes, f"params.yaml:train_baseline.settings.{method}")
+
+
 def write_mix(
     mix: Mix, pairs: int, real: Mapping[str, Path], synthetic: Mapping[str, Path], seed: int, folder: Path
 ) -> int:

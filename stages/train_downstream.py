@@ -15,7 +15,7 @@ from typing import Any
 from medim.baselines import get_method
 from medim.baselines.base import TrainInputs
 from medim.baselines.writer_prior import PRIOR
-from medim.downstream import MIX, overlaid, read_mix
+from medim.downstream import MIX, read_mix, study_settings
 from medim.generation import Question, answer
 from medim.pairs import read_pairs
 from medim.system_loading import load_system
@@ -47,7 +47,7 @@ def main() -> None:
     method, arm = vars(parser.parse_args()).values()
     params, world, name = read_section("train_downstream", Section), world_from_params(), f"{method}_{arm}"
     usual = read_yaml(PARAMS)["train_baseline"]["settings"][method]
-    settings = overlaid(usual, params.changes[method], f"params.yaml:train_baseline.settings.{method}")
+    settings = study_settings(usual, params.changes[method], method)
     section = {"settings": settings, "test_pairs": params.test_pairs, "chunk": params.chunk}
     prior = world.model(method) / PRIOR if settings["pretraining"] is not None else None
     inputs = [world.pairs_folder(), world.mix(arm), *([] if prior is None else [prior])]

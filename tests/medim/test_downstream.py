@@ -8,7 +8,7 @@ from certain_reader import certain_reader
 from redrawing import Redrawing
 
 from medim.data.splits import drawn_pairs
-from medim.downstream import Mix, Pool, overlaid, read_mix, write_mix
+from medim.downstream import Mix, Pool, overlaid, read_mix, study_settings, write_mix
 from medim.evaluation import Reference
 from medim.pairs import read_pairs, write_pairs
 from medim.synthesis import Origin, PairScorer, SynthesisSettings, synthesize, write_held_out
@@ -141,3 +141,13 @@ def test_settings_of_the_study_lie_over_those_of_the_method():
     assert base["optim"]["steps"] == 10
     with pytest.raises(KeyError, match=r"x\.optim has no 'step'"):
         overlaid(base, {"optim": {"step": 4}}, "x")
+
+
+@pytest.mark.parametrize("change", [{"start": "a"}, {"pretraining": None}, {"words": {"vocabulary": 9}}])
+def test_an_arm_cannot_change_what_its_prior_has_settled(change):
+    usual = {"pretraining": {"datasets": ["a"]}, "start": None, "words": {"vocabulary": 8, "max_tokens": 4}}
+    assert study_settings(usual, {"words": {"max_tokens": 6}}, "bllm")["words"] == {"vocabulary": 8, "max_tokens": 6}
+    with pytest.raises(ValueError, match=r"train_downstream.changes.bllm changes .*prior of models/bllm"):
+        study_settings(usual, change, "bllm")
+    alone = usual | {"pretraining": None}
+    assert study_settings(alone, change, "bllm") == overlaid(alone, change, "x")

@@ -75,10 +75,13 @@ def folder_profile(clone):
     data["marks"] = {"train": 32, "val": 8, "test": 0}
     merged["prepare_data"]["datasets"] = data
     merged["filter_reports"] = {"datasets": {}}
+    for method in ("r2gen", "bllm"):
+        merged["train_baseline"]["settings"][method]["pretraining"]["datasets"] = ["chest", "histology"]
+    merged["synthesize_pairs"]["settings"]["pairs"] = merged["mix_pairs"]["pairs"] = 4
     merged |= {"profile": "own", "world": "own"}
     text = yaml.safe_dump(merged, sort_keys=False)
-    replaced = (("prepare_data", "datasets"), ("evaluate", "datasets"), ("train_baseline", "settings"),
-                ("prepare_reader_study", "  datasets"))  # fmt: skip
+    replaced = (("prepare_data", "datasets"), ("evaluate", "datasets"), ("train_baseline", "    fallback"),
+                ("synthesize_pairs", "prompts"), ("prepare_reader_study", "  datasets"))  # fmt: skip
     for section, key in replaced:
         start = text.index(f"\n{section}:")
         place = text.index(f"\n  {key}:", start)

@@ -24,8 +24,30 @@ SHORT = {
     "pretrain_backbone": {"val_pairs": 4, "optim": STEPS},
     "pretrain_towers": {"training": {"val_pairs": 4}, "optim": STEPS},
     "train_medim": {"settings": {"opening": {"steps": 5}, "val_pairs": 4}, "optim": STEPS},
-    "generate": {"sampler": {"text_steps": 4, "image_steps": 4}},
-}
+    "train_baseline": {
+        "settings": {
+            "unidisc": {"val_pairs": 4, "optim": STEPS},
+            "r2gen": {"pretraining": {"optim": STEPS}, "val_pairs": 4, "optim": STEPS},
+            "bllm": {
+                "pretraining": {"optim": STEPS}, "bootstrapping": {"align_steps": 10, "pairs": 2}, "val_pairs": 4,
+                "optim": STEPS,
+            },
+        }
+    },
+    "generate": {
+        "sampler": {"text_steps": 4, "image_steps": 4},
+        "sampler_of_model": {"unidisc": {"text_steps": 4, "image_steps": 4}},
+    },
+    "train_downstream": {
+        "arms": ["real", "real_medim"],
+        "changes": {
+            "r2gen": {"optim": {"steps": 4}},
+            "bllm": {"optim": {"steps": 4}, "bootstrapping": {"align_steps": 2}},
+        },
+        "test_pairs": 8,
+    },
+    "prepare_reader_study": {"models": []},
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -33,7 +55,10 @@ SHORT = {
 def test_twenty_steps_of_every_network(tmp_path):
     clone = new_clone(tmp_path / "gpu")
     overlay = parse_yaml((clone.folder / "profiles/phantom-gpu.yaml").read_text(), "phantom-gpu")
-    few = {key: SMALL[key] for key in ("prepare_data", "evaluate_vqgan", "generate", "evaluate")}
+    few = {
+        key: SMALL[key]
+        for key in ("prepare_data", "evaluate_vqgan", "generate", "synthesize_pairs", "mix_pairs", "evaluate")
+    }
     clone.write_overlay("short", merged_mappings(merged_mappings(overlay, few), SHORT))
     clone.switch("short")
     clone.repro()

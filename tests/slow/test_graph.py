@@ -16,6 +16,17 @@ def of(clone):
     return instances(read_yaml(clone.folder / "dvc.yaml"), clone.params())
 
 
+def named(clone, *stages):
+    """Names of all instances of these stages."""
+    return {instance.name for instance in of(clone) if instance.stage in stages}
+
+
+def arms_of(clone, part):
+    """Names of the downstream trainings whose name ends so, or of the methods that begin so."""
+    items = {name: name.partition("@")[2] for name in named(clone, "train_downstream")}
+    return {name for name, item in items.items() if item.endswith(f"-{part}") or item.startswith(f"{part}-")}
+
+
 def test_the_graph_runs_through_and_a_second_run_does_nothing(finished):
     every = {instance.name for instance in of(finished)}
     assert finished.first_run == (every, set())
@@ -53,10 +64,11 @@ def test_a_stage_reads_what_dvc_yaml_says_it_depends_on(finished):
 
 
 def test_a_sampler_setting_reruns_what_samples_and_what_follows(fresh):
-    """generate@trivial tracks the sampler too (one list of parameters a stage), but answers with the same bytes."""
+    """Every system tracks the sampler (one list of parameters a stage); only MeDiM's answers are other bytes then."""
     fresh.edit("params.yaml", "text_steps: 4 ", "text_steps: 2 ")
-    follow = {"evaluate@medim", "prepare_reader_study", "record_tables"}
-    assert fresh.repro() == ({"generate@medim", "generate@trivial", *follow}, set())
+    asked = named(fresh, "generate", "synthesize_pairs")
+    follow = named(fresh, "mix_pairs", "evaluate_downstream", "prepare_reader_study", "record_tables")
+    assert fresh.repro() == ({*asked, "evaluate@medim", *arms_of(fresh, "real_medim"), *follow}, set())
 
 
 def test_a_comment_reruns_nothing_but_the_hashes(fresh):
@@ -69,18 +81,18 @@ def test_a_comment_reruns_nothing_but_the_hashes(fresh):
 def test_code_that_changes_reruns_its_stage_and_what_its_result_changes(fresh):
     fresh.edit("stages/evaluate.py", "params.settings, meteor, run.seed)", "params.settings, meteor, run.seed + 1)")
     ran, restored = fresh.repro()
-    assert (ran, restored) == ({"hash_code", "evaluate@medim", "evaluate@trivial", "record_tables"}, set())
+    assert (ran, restored) == ({"hash_code", "record_tables", *named(fresh, "evaluate")}, set())
     file = fresh.folder / "stages/generate.py"
     file.write_text(file.read_text().replace("def main()", "UNUSED = 1\n\n\ndef main()"))
-    assert fresh.repro() == ({"hash_code", "generate@medim", "generate@trivial"}, set()), (
-        "same answers: nothing follows"
-    )
+    assert fresh.repro() == ({"hash_code", *named(fresh, "generate")}, set()), "same answers: nothing follows"
 
 
-def test_an_edit_of_a_baseline_leaves_the_other_systems_alone(fresh):
-    file = fresh.folder / "medim/baselines/trivial.py"
+@pytest.mark.parametrize("method", ["trivial", "r2gen"])
+def test_an_edit_of_a_baseline_leaves_the_other_systems_alone(fresh, method):
+    file = fresh.folder / f"medim/baselines/{method}.py"
     file.write_text(file.read_text() + "\nUNUSED = 1\n")
-    assert fresh.repro() == ({"hash_code", "train_baseline@trivial", "generate@trivial"}, set())
+    own = {f"train_baseline@{method}", f"generate@{method}", *arms_of(fresh, method)}
+    assert fresh.repro() == ({"hash_code", *own}, set())
 
 
 def test_switching_to_another_world_and_back_trains_nothing_again(fresh):

@@ -45,6 +45,8 @@ SMALL = {
         "side": {"masks": 2},
         "sampler": {"text_steps": 4, "image_steps": 3},
     },
+    "synthesize_pairs": {"settings": {"pairs": 8, "shard": 8, "chunk": 8}},
+    "mix_pairs": {"pairs": 8},
     "evaluate": {"settings": {"resamples": 10, "quality": {"kid_subset_size": 8, "resamples": 3}}},
 }
 
