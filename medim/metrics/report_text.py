@@ -127,7 +127,7 @@ def coco_cider(generated: Sequence[str], reference: Sequence[str]) -> Floats:
 def nltk_scores(generated: Reports, reference: Reports, seed: int, resamples: int) -> dict[str, Estimate]:
     """The official script's BLEU-1..4, METEOR and ROUGE-L, keys like "BLEU-1 (nltk)".
 
-    METEOR needs NLTK's WordNet data (`python -m nltk.downloader wordnet`); without it, it is "not measured".
+    METEOR needs NLTK's WordNet data, which ./setup installs; without it, it is "not measured".
 
     Args:
         generated: pair_id -> generated report.

@@ -250,6 +250,16 @@ def test_nltk_meteor_without_wordnet_is_not_measured(monkeypatch):
     assert nltk_scores(GENERATED, REFERENCE, **DRAWS)["METEOR (nltk)"].value > 0.2
 
 
+def test_synonyms_of_wordnet_count_as_words():
+    wordnet = load_wordnet()
+    if wordnet is None:
+        pytest.skip("NLTK has no WordNet here: ./setup installs it")
+    assert wordnet.get_version() == "3.0"
+    got = nltk_meteor(["small wound", "small lesions", "small window"], ["small lesion"] * 3, wordnet)
+    half = 0.5 * (1 - 0.5)  # one of two words, in one chunk of one
+    np.testing.assert_allclose(got, [1 - 0.5 / 8, 1 - 0.5 / 8, half])
+
+
 def test_words_of_the_official_script():
     assert nltk_tokens("No  Effusion. 1.5 cm") == ["no", "effusion", ".", "1", ".5", "cm"]
 
