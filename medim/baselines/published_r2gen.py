@@ -1,4 +1,8 @@
-"""Released checkpoints of R2Gen and R2GenCMN as folders that `load_system` reads.
+"""Released checkpoints of R2Gen and R2GenCMN as folders that `load_system` reads, and ResNets as their `start`.
+
+    python -m medim.baselines.published_r2gen r2gen --checkpoint model_iu_xray.pth --annotation annotation.json
+        --threshold 3 --max-length 60 --out runs/<world>/models/r2gen
+    python -m medim.baselines.published_r2gen resnet --weights resnet101-63fe2227.pth --out FOLDER
 
 Their files (cuhksz-nlp/R2Gen and zhjohnchan/R2GenCMN, links in the READMEs) hold weights under "state_dict", but no
 vocabulary and no sizes: the words come from the annotation.json that the checkpoint was trained on, with its
@@ -14,8 +18,10 @@ know no prompts, so what they write is all report.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -212,3 +218,37 @@ def import_resnet(settings: ExtractorSettings, weights: Path, out: Path) -> None
         {resnet_name(name): one for name, one in state.items() if not name.startswith("fc.")}
     )
     save_extractor(extractor, out)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a folder; exit code 1 where a file is missing or does not fit."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    for published in (R2GEN, R2GEN_CMN):
+        kind = kinds.add_parser(published.method, help="a released checkpoint, as a trained system's folder")
+        kind.set_defaults(published=published)
+        kind.add_argument("--checkpoint", type=Path, required=True, help="the released .pth")
+        kind.add_argument("--annotation", type=Path, required=True, help="the annotation.json that it was trained with")
+        kind.add_argument("--threshold", type=int, required=True, help="3 for IU X-Ray, 10 for MIMIC-CXR")
+        kind.add_argument("--max-length", type=int, required=True, help="words: 60 for IU X-Ray, 100 for MIMIC-CXR")
+    resnet = kinds.add_parser("resnet", help="torchvision's ResNet-101, for settings.<method>.start")
+    resnet.add_argument("--weights", type=Path, required=True, help="the .pth")
+    for kind in kinds.choices.values():
+        kind.add_argument("--out", type=Path, required=True, help="folder")
+    given = parser.parse_args(arguments)
+    try:
+        if given.kind == "resnet":
+            import_resnet(RESNET_101, given.weights, given.out)
+        else:
+            import_published(
+                given.published, given.checkpoint, given.annotation, given.threshold, given.max_length, given.out
+            )
+    except (FileNotFoundError, ValueError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(given.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,6 +7,7 @@ import torch
 from published_networks import PublishedModel
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from medim.baselines import published_r2gen
 from medim.baselines.published_r2gen import (
     R2GEN,
     R2GEN_CMN,
@@ -194,6 +195,24 @@ def test_a_checkpoint_becomes_a_folder_that_is_loaded_by_name(method, tmp_path):
         import_published(TINY[method], *files, 2, 20, tmp_path / "other")
     with pytest.raises(FileNotFoundError, match=r"nowhere is missing"):
         import_published(TINY[method], tmp_path / "nowhere", files[1], 1, 20, tmp_path / "other")
+
+
+@pytest.mark.parametrize("method", TINY)
+def test_the_command_writes_the_same_folder(method, tmp_path, monkeypatch, capsys):
+    model = reference(method, len(published_words(REPORTS, 1).words))
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "model.pth")
+    (tmp_path / "annotation.json").write_text(json.dumps({"train": [{"report": report} for report in REPORTS]}))
+    monkeypatch.setattr(published_r2gen, {"r2gen": "R2GEN", "r2gen_cmn": "R2GEN_CMN"}[method], TINY[method])
+    files = ["--checkpoint", str(tmp_path / "model.pth"), "--annotation", str(tmp_path / "annotation.json")]
+    numbers = ["--threshold", "1", "--max-length", "20"]
+    assert published_r2gen.main([method, *files, *numbers, "--out", str(tmp_path / "out")]) == 0
+    import_published(TINY[method], tmp_path / "model.pth", tmp_path / "annotation.json", 1, 20, tmp_path / "same")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "same" / name).read_bytes()
+    capsys.readouterr()
+    files[1] = str(tmp_path / "none.pth")
+    assert published_r2gen.main([method, *files, *numbers, "--out", str(tmp_path / "other")]) == 1
+    assert "none.pth is missing" in capsys.readouterr().err
 
 
 def test_checkpoints_of_other_networks_are_refused():
