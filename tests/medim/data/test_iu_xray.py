@@ -1,4 +1,4 @@
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from study_files import annotation, item, iu_item, kaggle, openi_xml, picture
 
+from medim.baselines.published_r2gen import published_words
 from medim.data.iu_xray import StudySource, copied_reports, find_picture, import_studies, read_studies, text_key
 from medim.data.preparation import prepare_dataset
 from medim.pairs import decode_png, read_pairs
@@ -250,3 +251,25 @@ def test_real_iu_xray_counts_and_pictures(tmp_path):
     found, _, _ = run(replace(BASE, root=str(tmp_path), views="all"))
     pixels = [decode_png(pair.image) for pair in found["train"]]
     assert len(pixels) == 2 and all(np.ptp(one) > 100 for one in pixels)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="real sample data is not here")
+def test_real_iu_xray_words_and_missing_pictures(tmp_path):
+    """The annotation with one of its pictures: all others are named and quarantined, nothing disappears in silence."""
+    source = replace(BASE, root=str(tmp_path), reports="annotation.json", image_folder="", views="all")
+    (tmp_path / "annotation.json").symlink_to((REAL / "iu_xray/annotation.json").resolve())
+    studies = read_studies("iu", source).studies
+    with pytest.raises(ValueError, match=r"no usable pair .*file is missing"):
+        run(source)
+    shown = tmp_path / studies[0].images[0]
+    shown.parent.mkdir()
+    shown.symlink_to((REAL / "iu_openi_png/CXR7_IM-2263-1001.png").resolve())
+    found, stats, _ = run(source)
+    assert [pair.source for pairs in found.values() for pair in pairs] == [studies[0].images[0]]
+    reasons = Counter(reason for _, reason in stats.quarantined)
+    named = sum(len(study.images) for study in studies)
+    assert reasons == {"file is missing": named - 1} and named > len(studies) == 1476
+    train = [study.report for study in studies if study.split == "train"]
+    words = {threshold: published_words(train, threshold).words for threshold in (1, 3, 10)}
+    assert {threshold: len(kept) for threshold, kept in words.items()} == {1: 1158, 3: 574, 10: 287}
+    assert set(words[10]) < set(words[3]) < set(words[1])
