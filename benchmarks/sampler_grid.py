@@ -85,7 +85,7 @@ class Series:
 
 
 def base_of(sampler: SamplerSettings) -> SamplerSettings:
-    """params.yaml's sampler as the start of the sweep; `text_lead`, which only joint samples obey, is off.
+    """params.yaml's sampler as the start of the sweep, without what only joint samples obey (`text_lead`, `rewrites`).
 
     Raises:
         ValueError: it has no schedule, order or commit rule of one modality that could be changed alone.
@@ -96,7 +96,7 @@ def base_of(sampler: SamplerSettings) -> SamplerSettings:
             f"schedules, orders and commit rules of report and picture are compared for method maskgit and pool "
             f"modality; set these"
         )
-    return replace(sampler, text_lead=0.0)
+    return replace(sampler, text_lead=0.0, rewrites=0)
 
 
 def changes(base: SamplerSettings, settings: SamplerSettings) -> dict[str, Any]:

@@ -11,6 +11,7 @@ modality and forbidden ids are impossible at every step; draws in float64; finis
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 
 import numpy as np
@@ -78,9 +79,21 @@ def sample(
     first = _fill(Canvas(space, x, generators, report, null), denoise, settings, noise, value)
     null = None if null is None else null | report
     second = _fill(Canvas(space, first.x, generators, unknown & ~report, null), denoise, settings, noise, value)
+    result = _after(first, second, report)
+    if bool((unknown & ~report).any()):
+        again = replace(settings, text_lead=0.0, rewrites=0, text_temperature=settings.rewrite_temperature)
+        for _ in range(settings.rewrites):
+            x = torch.where(report, space.mask_id, result.x)
+            filled = _fill(Canvas(space, x, generators, report, None), denoise, again, noise, value)
+            result = _after(result, filled, ~report)
+    return result
+
+
+def _after(first: SampleResult, second: SampleResult, kept: Tensor) -> SampleResult:
+    """`second`, which went on from `first`; steps and log-probabilities are of `first` where `kept` (B, L)."""
     later = torch.where(second.steps < 0, -1, second.steps + first.steps.amax(1, keepdim=True) + 1)
     return SampleResult(
-        second.x, torch.where(report, first.steps, later), first.log_probs + second.log_probs,
+        second.x, torch.where(kept, first.steps, later), torch.where(kept, first.log_probs, second.log_probs),
         first.num_evaluations + second.num_evaluations,
     )  # fmt: skip
 

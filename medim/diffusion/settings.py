@@ -30,6 +30,10 @@ class SamplerSettings:
         text_lead: share of a joint run, in [0, 1], during which the picture waits for the report; 1: the report is
             finished while the picture is hidden, then the picture is sampled given the report, guidance included. That
             is the same distribution by the chain rule, and both are states of training.
+        rewrites: how often a report that was finished before its picture (`text_lead` 1) is then written anew, given
+            the picture: Gibbs steps, which leave the pair's distribution as it is where the network's conditionals are
+            of one joint, and let the halves agree as well as a report agrees with a given picture; 0: never.
+        rewrite_temperature: text_temperature of these.
         text_schedule, image_schedule: see `counts.token_counts`.
         text_shift, image_shift: a of the schedule `shift`, > 0; < 1 fills many tokens early.
         text_order, image_order: see `order.scores`.
@@ -64,6 +68,8 @@ class SamplerSettings:
     text_steps: int
     image_steps: int
     text_lead: float
+    rewrites: int
+    rewrite_temperature: float
     text_schedule: str
     image_schedule: str
     text_shift: float
@@ -107,6 +113,11 @@ class SamplerSettings:
                 f"{self.method}, {self.text_order}, {self.text_commit}: elsewhere an end would be drawn anew at every "
                 f"evaluation and stop the report early; set text_length to first in params.yaml"
             )
+        if self.rewrites and self.text_lead < 1:
+            raise ValueError(
+                f"sampler.rewrites is {self.rewrites}, which needs reports that are finished before their pictures: "
+                f"set text_lead to 1, not {self.text_lead}, or rewrites to 0 in params.yaml"
+            )
         if 0 < self.text_lead < 1 and (self.text_commit, self.image_commit) != ("count", "count"):
             raise ValueError(
                 f"text_lead {self.text_lead} needs text_commit and image_commit `count`: an adaptive rule "
@@ -129,6 +140,8 @@ class SamplerSettings:
             "text_steps": self.text_steps < 1,
             "image_steps": self.image_steps < 1,
             "text_lead": not 0 <= self.text_lead <= 1,
+            "rewrites": self.rewrites < 0,
+            "rewrite_temperature": self.rewrite_temperature < 0,
             "text_shift": self.text_shift <= 0,
             "image_shift": self.image_shift <= 0,
             "choice_temperature": self.choice_temperature < 0,
@@ -188,6 +201,7 @@ def official_settings(steps: int) -> SamplerSettings:
     """
     return SamplerSettings(
         method="maskgit", pool="joint", time="linspace", text_steps=steps, image_steps=steps, text_lead=0.0,
+        rewrites=0, rewrite_temperature=1.0,
         text_schedule="arccos", image_schedule="arccos", text_shift=1.0, image_shift=1.0,
         text_order="confidence", image_order="confidence", choice_temperature=10.0,
         text_commit="count", image_commit="count", text_commit_level=0.0, image_commit_level=0.0,

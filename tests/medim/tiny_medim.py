@@ -38,6 +38,7 @@ OPTIM = Optimisation(
 )  # fmt: skip
 SAMPLER = SamplerSettings(
     method="maskgit", pool="modality", time="fraction", text_steps=4, image_steps=3, text_lead=0.0,
+    rewrites=0, rewrite_temperature=1.0,
     text_schedule="cosine", image_schedule="cosine", text_shift=1.0, image_shift=1.0, text_order="random",
     image_order="random", choice_temperature=1.0, text_commit="count", image_commit="count", text_commit_level=0.0,
     image_commit_level=0.0, text_temperature=1.0, image_temperature=1.0, text_top_p=1.0, image_top_p=1.0,

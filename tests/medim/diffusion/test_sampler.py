@@ -31,6 +31,14 @@ EXACT = {
         "image_steps": 4,
     },
     "first_hitting": {"method": "first_hitting"},
+    "report first, then written anew": {
+        "text_lead": 1.0,
+        "rewrites": 2,
+        "text_order": "random",
+        "image_order": "random",
+        "text_steps": 4,
+        "image_steps": 4,
+    },
     "report first, first_hitting": {"method": "first_hitting", "text_lead": 1.0},
     "ancestral": {"method": "ancestral", "text_steps": 60, "image_steps": 60},
 }
@@ -318,6 +326,21 @@ def test_a_report_that_comes_first_is_whole_before_the_picture_and_guides_it(ran
     assert not torch.equal(free.x, out.x)
 
 
+def test_a_report_is_written_anew_once_its_picture_is_there(random_net, space, blank, settings):
+    plain = dict(text_steps=5, image_steps=3, text_schedule="linear", image_schedule="linear", text_lead=1.0)
+    once, twice = (run(random_net, blank(6), space, settings(rewrites=number, **plain)) for number in (0, 1))
+    text, image = space.layout.text, space.layout.image
+    assert torch.equal(once.x[:, image], twice.x[:, image]), "its picture stays"
+    assert not torch.equal(once.x[:, text], twice.x[:, text])
+    assert torch.equal(once.steps[:, image], twice.steps[:, image])
+    assert twice.steps[:, text].amin(1).tolist() == [8] * 6 and twice.steps[:, text].amax(1).tolist() == [12] * 6
+    assert (twice.num_evaluations - once.num_evaluations).tolist() == [5] * 6
+    with_picture = blank(6)
+    with_picture[:, image] = once.x[:, image]
+    again = run(random_net, with_picture, space, settings(rewrites=1, **plain))
+    assert again.num_evaluations.tolist() == [5] * 6, "a picture that was given is what the report was written for"
+
+
 def test_nothing_to_do_is_no_evaluation(oracle, space, settings):
     for method in ("maskgit", "ancestral", "first_hitting"):
         out = run(oracle, oracle.truth.clone(), space, settings(method=method))
@@ -363,6 +386,8 @@ def test_wrong_input_is_refused_with_a_remedy(random_net, space, blank, settings
         ({"pool": "joint", "text_steps": 4}, "text_steps is 4 and image_steps is 8"),
         ({"text_lead": 0.2, "text_commit": "factor"}, "text_lead 0.2"),
         ({"text_lead": 1.1}, "text_lead is 1.1"),
+        ({"rewrites": 1}, r"rewrites is 1, which needs .*text_lead to 1, not 0\.0"),
+        ({"rewrites": -1}, "rewrites is -1"),
     ],
 )
 def test_contradicting_settings_are_refused(settings, changes, message):
