@@ -113,9 +113,7 @@ class Opening:
         Raises:
             ValueError: see `LossSettings`.
         """
-        return replace(
-            loss, states=self.states, all_masked=self.all_masked, length_known=self.length_known, length_hidden=0.0
-        )
+        return replace(loss, states=self.states, all_masked=self.all_masked, length_known=self.length_known, cut=0.0)
 
     def check(self, steps: int) -> None:
         """Hold it to a training of so many steps.
@@ -289,7 +287,7 @@ def _with_condition(tokens: Tokens, task: str, rows: NDArray[np.int64], others: 
 
 def _nats(model: MeDiM, batches: Sequence[TokenBatch], settings: LossSettings, state: str) -> float:
     loss = replace(
-        settings, states={state: 1.0}, prompt_keep=0.0, length_known=0.0, length_hidden=0.0, condition_dropout=0.0,
+        settings, states={state: 1.0}, prompt_keep=0.0, length_known=0.0, cut=0.0, condition_dropout=0.0,
         weighting="nelbo", all_masked={}, complementary=False,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(VALIDATION_SEED)

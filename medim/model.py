@@ -40,8 +40,8 @@ from medim.diffusion.states import (
     all_masked_times,
     assign_states,
     check_all_masked,
+    check_ends,
     check_fractions,
-    check_lengths,
     check_probabilities,
     state_maps,
 )  # fmt: skip
@@ -78,7 +78,7 @@ class LossSettings:
     states: Mapping[str, float]  # share of each training state, see medim.diffusion.states
     prompt_keep: float  # probability that the prompt stays clean where the report is noisy
     length_known: float  # probability that every EOS stays clean where the report is noisy
-    length_hidden: float  # probability that every EOS is masked where the report alone is asked for
+    cut: float  # probability that all from a place on is masked where the report alone is asked for
     condition_dropout: float  # probability that a condition is hidden; what guidance subtracts
     all_masked: Mapping[str, float]  # state -> share of its samples of which nothing is known but the condition
     sampling_eps: float  # smallest time
@@ -99,7 +99,7 @@ class LossSettings:
         check_probabilities(
             prompt_keep=self.prompt_keep, condition_dropout=self.condition_dropout, sampling_eps=self.sampling_eps
         )
-        check_lengths(self.length_known, self.length_hidden)
+        check_ends(self.length_known, self.cut)
         cap_weight(torch.ones(()), self.weighting, self.cap)
 
 
@@ -204,7 +204,7 @@ class MeDiM(nn.Module):
         report_tokens = batch.report_tokens(self.tokenizer.eos_id)
         maps = state_maps(
             state, batch.prompt_tokens, report_tokens, self.space, settings.prompt_keep, settings.length_known,
-            settings.length_hidden, settings.condition_dropout, generator,
+            settings.cut, settings.condition_dropout, generator,
         )  # fmt: skip
         noisy = self.noisy(x0, maps, settings, generator, batch.part)
         rows = ranks.rows(len(noisy.xt))

@@ -58,17 +58,15 @@ def check_all_masked(shares: Mapping[str, float]) -> None:
     check_probabilities(**{f"all_masked.{name}": share for name, share in shares.items()})
 
 
-def check_lengths(length_known: float, length_hidden: float) -> None:
-    """Hold the shares of samples whose report's end is known, or hidden, to [0, 1], and their sum.
+def check_ends(length_known: float, cut: float) -> None:
+    """Hold the shares of samples whose report's end is known, and of those that are cut, to [0, 1], and their sum.
 
     Raises:
         ValueError: names the one outside, or both.
     """
-    check_probabilities(length_known=length_known, length_hidden=length_hidden)
-    if length_known + length_hidden > 1:
-        raise ValueError(
-            f"length_known and length_hidden may sum to 1 at most, got {length_known} and {length_hidden} (params.yaml)"
-        )
+    check_probabilities(length_known=length_known, cut=cut)
+    if length_known + cut > 1:
+        raise ValueError(f"length_known and cut may sum to 1 at most, got {length_known} and {cut} (params.yaml)")
 
 
 def check_probabilities(**values: float) -> None:
@@ -123,7 +121,7 @@ def all_masked_times(t: Tensor, state: Tensor, shares: Mapping[str, float], gene
 
 def state_maps(
     state: Tensor, prompt_tokens: Tensor, report_tokens: Tensor, space: TokenSpace, prompt_keep: float,
-    length_known: float, length_hidden: float, condition_dropout: float, generator: torch.Generator,
+    length_known: float, cut: float, condition_dropout: float, generator: torch.Generator,
 ) -> StateMaps:  # fmt: skip
     """Maps of a batch.
 
@@ -135,18 +133,19 @@ def state_maps(
         prompt_keep: probability that the prompt stays clean where the report is noisy (official: .1).
         length_known: probability that every EOS stays clean where the report is noisy: what the sampler sees after
             it has drawn the length first (official: there is no EOS).
-        length_hidden: probability that every EOS is masked where the report alone is asked for: what the sampler sees
-            while it writes from left to right. Each on its own, all of thirty are masked only where nearly every word
-            is as well.
+        cut: probability that all from a place on is masked where the report alone is asked for: what the sampler sees
+            while it writes from left to right. (Each on its own, all of thirty EOS are masked only where nearly every
+            word is as well.) The place is uniform over the report's positions, whatever stands there: were it the end,
+            the masks would tell where the report ends (docs/study.md).
         condition_dropout: probability that the condition of a `..._given_...` state is hidden, which turns it into the
             `..._alone` state; this is what the second pass of guidance sees.
         generator: on the CPU.
 
     Raises:
-        ValueError: a probability outside [0, 1], or see `check_lengths`.
+        ValueError: a probability outside [0, 1], or see `check_ends`.
     """
     check_probabilities(prompt_keep=prompt_keep, condition_dropout=condition_dropout)
-    check_lengths(length_known, length_hidden)
+    check_ends(length_known, cut)
     device = prompt_tokens.device
     state = state.to(device)
     u = torch.rand(3, len(state), generator=generator, dtype=torch.float64).to(device)
@@ -156,9 +155,9 @@ def state_maps(
     text, image = space.is_text.to(device), space.is_image.to(device)  # (L,)
     index = torch.arange(space.layout.length, device=device) - space.layout.text.start
     prompt = text & (index < prompt_tokens[:, None]) & (u[1] < prompt_keep)[:, None]  # (B, L)
-    behind = text & (index >= report_tokens[:, None])  # (B, L) every EOS
-    known = u[2] < length_known
-    end = behind & known[:, None]
+    end = text & (index >= report_tokens[:, None]) & (u[2] < length_known)[:, None]  # (B, L)
+    place = (u[2] - length_known) / max(cut, 1e-12)  # (B,) uniform in [0, 1) where a report is cut, else outside
+    behind = text & (index >= (place * (space.layout.n_text + 1)).floor()[:, None])
 
     def among(*states: int) -> Tensor:
         return torch.isin(state, torch.tensor(states, device=device))[:, None]  # (B, 1)
@@ -166,6 +165,5 @@ def state_maps(
     maskable = text & ~prompt & ~end & among(JOINT, REPORT_GIVEN_PICTURE, REPORT_ALONE)
     maskable = maskable | (image & among(JOINT, PICTURE_GIVEN_REPORT, PICTURE_ALONE))
     hidden = (image & among(REPORT_ALONE)) | (text & among(PICTURE_ALONE))
-    unseen = ~known & (u[2] < length_known + length_hidden)
-    covered = behind & unseen[:, None] & among(REPORT_GIVEN_PICTURE, REPORT_ALONE)
+    covered = behind & ((place >= 0) & (place < 1))[:, None] & maskable & among(REPORT_GIVEN_PICTURE, REPORT_ALONE)
     return StateMaps(maskable, hidden, ~(maskable | hidden), state, covered)

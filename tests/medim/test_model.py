@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny_medim as tiny
 import torch
@@ -83,24 +84,25 @@ def test_samples_that_are_masked_whole_ask_for_every_token_of_the_answer():
     assert not bool(noisy.masked[:, model.layout.image].any())
 
 
-def test_a_report_whose_end_is_hidden_is_told_the_share_that_is_masked():
-    """As the sampler does while it writes: some words known, no end, and t the masked share of the report."""
-    model, batch = tiny.medim(), tiny.tokens().batch(range(6))
-    state = torch.full((6,), STATES.index("report_given_picture"))
+def test_a_report_that_is_cut_is_told_the_share_that_is_masked():
+    """As the sampler does while it writes: some words known, nothing behind them, and t the masked share."""
+    model, batch = tiny.medim(), tiny.tokens().batch(np.arange(30) % 6)
+    state = torch.full((30,), STATES.index("report_given_picture"))
     x0, words = model.sequence(batch.text, batch.image), batch.report_tokens(model.tokenizer.eos_id)
-    loss = replace(tiny.LOSS, length_known=0.0, length_hidden=1.0)
-    found = []
-    for hidden in (0.0, 1.0):
-        maps = state_maps(state, batch.prompt_tokens, words, model.space, 0.0, 0.0, hidden, 0.0, generator())
-        found.append(model.noisy(x0, maps, loss, generator()))
-    free, covered = found
-    behind = torch.arange(model.layout.n_text) >= words[:, None]
-    text = model.layout.text
-    assert bool((covered.masked[:, text] == (free.masked[:, text] | behind)).all())
-    assert bool((covered.xt == torch.where(covered.masked, model.vocab.mask_id, x0)).all())
-    expected = (free.t * (1 - 1e-3) * words + behind.sum(1)) / model.layout.n_text / (1 - 1e-3)
-    torch.testing.assert_close(covered.t, expected.clamp(max=1))
-    assert torch.equal(covered.weight, free.weight)
+    loss = replace(tiny.LOSS, length_known=0.0, cut=1.0)
+    maps = [
+        state_maps(state, batch.prompt_tokens, words, model.space, 0.0, 0.0, cut, 0.0, generator())
+        for cut in (0.0, 1.0)
+    ]
+    free, cut = (model.noisy(x0, one, loss, generator()) for one in maps)
+    covered, text = maps[1].covered, model.layout.text
+    assert covered.any(1).sum() > 20
+    assert torch.equal(cut.masked, free.masked | covered)
+    assert torch.equal(cut.xt, torch.where(cut.masked, model.vocab.mask_id, x0))
+    hidden, number = covered.sum(1), model.layout.n_text
+    expected = (free.t * (1 - 1e-3) * (number - hidden) + hidden) / number / (1 - 1e-3)
+    torch.testing.assert_close(cut.t, torch.where(hidden > 0, expected.clamp(max=1), free.t))
+    assert torch.equal(cut.weight, free.weight) and not cut.masked[:, : text.start].any()
     assert float(model.loss(batch, replace(loss, states={"report_given_picture": 1.0}), generator()).loss.detach()) > 0
 
 

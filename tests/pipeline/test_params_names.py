@@ -71,7 +71,7 @@ HIGH = "judged_by: high             # value | high: the interval's upper end\n  
          r"train_medim\.settings: no noise schedule 'pink'"),
         ("      steps: 0 ", "      steps: 10000 ",
          r"train_medim: settings\.opening\.steps must lie between 0 \(none\)"),
-        ("length_known: 0.1", "length_known: 1.5", r"train_medim\.settings\.loss: length_known must lie in \[0, 1\]"),
+        ("length_known: 0.3", "length_known: 1.5", r"train_medim\.settings\.loss: length_known must lie in \[0, 1\]"),
         ("kind: ema", "kind: lfq", r"train_vqgan\.training\.codebook: codebook kind must be ema or learned, got 'lfq'"),
         ("method: maskgit", "method: guess", r"generate\.sampler: sampler\.method is 'guess'"),
         ("joint: {text", "joint: {text_order: rendom, text", r"generate\.sampler_of\.joint: sampler\.text_order"),

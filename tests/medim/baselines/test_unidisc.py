@@ -42,7 +42,7 @@ BACKBONE = UniDiscSettings(
 ONE_WHOLE = 0.15 / 2 * (1 - 0.15 / 2)  # published: each modality with .15 / 2, neither where both would be
 PUBLISHED = LossSettings(
     states={"joint": 1 - 2 * ONE_WHOLE, "report_given_picture": ONE_WHOLE, "picture_given_report": ONE_WHOLE},
-    prompt_keep=0.0, length_known=0.0, length_hidden=0.0, condition_dropout=0.0,
+    prompt_keep=0.0, length_known=0.0, cut=0.0, condition_dropout=0.0,
     all_masked={"report_given_picture": 1.0, "picture_given_report": 1.0}, sampling_eps=1e-3, weighting="softmin_cap",
     cap=5.0, text_weight=1.0, image_weight=0.6, complementary=False,
 )  # fmt: skip

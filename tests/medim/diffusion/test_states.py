@@ -56,9 +56,9 @@ def test_wrong_mixtures_are_refused(bad):
         assign_states(bad, 4, gen())
 
 
-def maps(space, state, keep=0.0, dropout=0.0, known=0.0, unseen=0.0, num=64):
+def maps(space, state, keep=0.0, dropout=0.0, known=0.0, cut=0.0, num=64):
     states = torch.full((num,), state)
-    return state_maps(states, torch.full((num,), 3), torch.full((num,), 6), space, keep, known, unseen, dropout, gen())
+    return state_maps(states, torch.full((num,), 3), torch.full((num,), 6), space, keep, known, cut, dropout, gen())
 
 
 def test_the_maps_are_a_partition(space):
@@ -102,19 +102,25 @@ def test_the_end_is_kept_with_its_probability_where_the_report_is_noisy(space):
     assert bool(maps(space, PICTURE_ALONE, known=1.0).hidden[:, space.layout.text].all())
 
 
-def test_the_end_is_covered_with_its_probability_where_a_report_is_asked_for(space):
+def test_a_report_that_is_asked_for_is_cut_anywhere_with_its_probability(space):
+    """Every place is as probable as another, the end or not: where it lies says nothing of the report."""
+    length = space.layout.n_text
     for state in (REPORT_GIVEN_PICTURE, REPORT_ALONE):
-        out = maps(space, state, known=0.3, unseen=0.5, num=4000)
+        out = maps(space, state, known=0.3, cut=0.5, num=30_000)
+        assert not out.covered[:, : space.layout.text.start].any()
         covered, kept = (part[:, space.layout.text] for part in (out.covered, out.keep))
-        assert not (covered[:, :6].any() or out.covered[:, : space.layout.text.start].any())
-        assert torch.equal(covered[:, 6], covered[:, -1])
-        assert float(covered[:, 6].float().mean()) == pytest.approx(0.5, abs=0.03)
-        assert not (covered & kept).any()
-        assert bool((out.covered <= out.maskable).all()), "it carries loss"
+        assert bool((out.covered <= out.maskable).all()) and not (covered & kept).any()
+        number = covered.sum(1)
+        assert torch.equal(covered, torch.arange(length) >= (length - number)[:, None]), "all from a place on"
+        share = torch.bincount(number, minlength=length + 1) / len(number)
+        torch.testing.assert_close(share[1:], torch.full((length,), 0.5 / (length + 1)), rtol=0, atol=6e-3)
+        assert float(kept[:, 6].float().mean()) == pytest.approx(0.3, abs=0.01)
     for state in (JOINT, PICTURE_GIVEN_REPORT, PICTURE_ALONE):
-        assert not maps(space, state, unseen=1.0).covered.any()
+        assert not maps(space, state, cut=1.0).covered.any()
+    prompt = maps(space, REPORT_ALONE, keep=1.0, cut=1.0).covered[:, space.layout.text]
+    assert not prompt[:, :3].any() and prompt[:, -1].any()
     with pytest.raises(ValueError, match=r"may sum to 1 at most, got 0\.6 and 0\.5"):
-        maps(space, JOINT, known=0.6, unseen=0.5)
+        maps(space, JOINT, known=0.6, cut=0.5)
 
 
 def test_condition_dropout_hides_the_whole_condition(space):
