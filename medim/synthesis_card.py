@@ -87,7 +87,7 @@ def _dataset_part(dataset: str, reference: Reference, folder: Path, settings: Ca
     texts = pq.read_table(path, columns=["asked", "report"])
     asked, reports = texts["asked"].to_pylist(), texts["report"].to_pylist()
     lines = [
-        ("alignment by the judge", *_means(scores["alignment"], held_out["alignment"], seed, settings.resamples)),
+        ("alignment (phantom judge)", *_means(scores["alignment"], held_out["alignment"], seed, settings.resamples)),
         ("picture and report have the same findings",
          *_means(scores["faithful"], held_out["faithful"], seed, settings.resamples)),
         ("pmi of report and picture, nats", *_means(scores["pmi"], None, seed, settings.resamples)),
@@ -150,7 +150,8 @@ def _filters(scores: Mapping[str, Floats], real: Floats | None, settings: CardSe
         rows.append([str(asked), *(estimate_text(*found[name]) for name in names)])
     note = (
         "A pair is faithful if the finding reader sees in the picture what the report says. The alignment comes from "
-        "the same reader, so a filter by it is judged by what it measures: its precision is no independent evidence."
+        "the same reader, so a filter by it is judged by what it measures: its precision is no independent evidence. "
+        "The pmi is the generator's own."
     )
     return f"{note}\n\n{_table(['filter', *names], rows)}"
 

@@ -44,7 +44,7 @@ def test_a_card_says_what_was_made_and_how_it_scores(made):
     card = data_card("redrawing", {"model_hash": "abc"}, folder, {"phantom_cxr": reference}, CARD, 0)
     scores = read_scores(folder / "phantom_cxr.parquet")
     assert WARNING in card and '"model_hash": "abc"' in card and "30 pairs from 3 prompts." in card
-    assert line(card, "alignment by the judge")[1].startswith(f"{scores['alignment'].mean():.3f} (")
+    assert line(card, "alignment (phantom judge)")[1].startswith(f"{scores['alignment'].mean():.3f} (")
     assert line(card, "valid sentences")[1:] == ["1.000 (1.000–1.000)"] * 2
     assert line(card, "pmi of report and picture, nats")[1:] == ["not measured"] * 2
     assert line(card, "chest x-ray, edema")[1] == "10"
