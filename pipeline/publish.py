@@ -105,6 +105,8 @@ def mirror(files: Iterable[Path], out: Path, root: Path) -> None:
 def publish_rows(world: World, lock: Lock, params: Mapping[str, Any], commit: str, out: Path) -> None:
     """Write rows/<model>.json for every measured model, and judge anew the rows published earlier.
 
+    A row keeps the commit that published it first, while its numbers and the hashes of what made them are the same.
+
     Raises:
         PublishError: a metrics file is not the one that dvc.lock recorded.
     """
@@ -115,11 +117,11 @@ def publish_rows(world: World, lock: Lock, params: Mapping[str, Any], commit: st
             continue
         if made[1]["path"] == path.as_posix() and made[1]["md5"] != _md5(path):
             raise PublishError(f"{path} is not what dvc.lock recorded: run `dvc repro {made[0]}`")
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        write_json(
-            out / "rows" / path.name,
-            {**metrics, "commit": commit, "profile": params["profile"], "hashes": asdict(origin)},
-        )
+        row = json.loads(path.read_text(encoding="utf-8")) | {"profile": params["profile"], "hashes": asdict(origin)}
+        target = out / "rows" / path.name
+        before = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
+        same = {key: value for key, value in before.items() if key not in ("commit", "stale")} == row
+        write_json(target, row | {"commit": before["commit"] if same else commit})
     for path in sorted((out / "rows").glob("*.json")):
         row = json.loads(path.read_text(encoding="utf-8"))
         write_json(path, row | {"stale": stale(Origin(**row["hashes"]), lock, params)})

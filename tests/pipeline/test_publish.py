@@ -218,6 +218,17 @@ def test_a_row_that_this_commit_would_make_differently_is_stale(repository, chan
     assert all(text in Path("README.md").read_text() for text in reason)
 
 
+def test_a_row_keeps_its_commit_while_its_numbers_and_what_made_them_are_the_same(repository):
+    publish.publish()
+    first = row()["commit"]
+    git("commit", "-q", "--allow-empty", "-m", "change")
+    publish.publish()
+    assert row()["commit"] == first
+    write("docs/results/tiny/rows/medim.json", json.dumps(row() | {"rows": {}}))
+    publish.publish()
+    assert row()["commit"] == commit_of_clean_tree() != first
+
+
 def test_rows_and_costs_made_elsewhere_stay(repository):
     publish.publish()
     TINY.costs("prepare_data").unlink()

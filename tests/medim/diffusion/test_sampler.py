@@ -20,25 +20,13 @@ def run(net, x, space, settings, seed=0, **more):
     return sample(net, x, space, settings, seeded_generators(range(seed, seed + len(x))), LINEAR, **more)
 
 
+ONE_BY_ONE = {"text_order": "random", "image_order": "random", "text_steps": 4, "image_steps": 4}
 EXACT = {
-    "random": {"text_order": "random", "image_order": "random", "text_steps": 4, "image_steps": 4, "pool": "joint"},
-    "raster": {"text_order": "raster", "image_order": "raster", "text_steps": 4, "image_steps": 4, "pool": "joint"},
-    "report first": {
-        "text_lead": 1.0,
-        "text_order": "random",
-        "image_order": "random",
-        "text_steps": 4,
-        "image_steps": 4,
-    },
+    "random": {**ONE_BY_ONE, "pool": "joint"},
+    "raster": {**ONE_BY_ONE, "text_order": "raster", "image_order": "raster", "pool": "joint"},
+    "report first": {**ONE_BY_ONE, "text_lead": 1.0},
+    "report first, then written anew": {**ONE_BY_ONE, "text_lead": 1.0, "rewrites": 2},
     "first_hitting": {"method": "first_hitting"},
-    "report first, then written anew": {
-        "text_lead": 1.0,
-        "rewrites": 2,
-        "text_order": "random",
-        "image_order": "random",
-        "text_steps": 4,
-        "image_steps": 4,
-    },
     "report first, first_hitting": {"method": "first_hitting", "text_lead": 1.0},
     "ancestral": {"method": "ancestral", "text_steps": 60, "image_steps": 60},
 }
