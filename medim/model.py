@@ -89,7 +89,7 @@ class LossSettings:
     complementary: bool  # each sample a second time with exactly the other tokens masked (twice the cost)
 
     def __post_init__(self) -> None:
-        """Check states, probabilities, weighting and cap.
+        """Check states, probabilities, weighting, cap, and that what is cut has no complement.
 
         Raises:
             ValueError: names the parameter, its value and what is possible.
@@ -100,6 +100,11 @@ class LossSettings:
             prompt_keep=self.prompt_keep, condition_dropout=self.condition_dropout, sampling_eps=self.sampling_eps
         )
         check_ends(self.length_known, self.cut)
+        if self.complementary and self.cut:
+            raise ValueError(
+                f"complementary masks need cut 0, got {self.cut}: a complement would show the end of a cut report at a "
+                f"time that is not its own (params.yaml)"
+            )
         cap_weight(torch.ones(()), self.weighting, self.cap)
 
 

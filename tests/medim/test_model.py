@@ -106,6 +106,12 @@ def test_a_report_that_is_cut_is_told_the_share_that_is_masked():
     assert float(model.loss(batch, replace(loss, states={"report_given_picture": 1.0}), generator()).loss.detach()) > 0
 
 
+def test_a_report_that_is_cut_has_no_complement():
+    with pytest.raises(ValueError, match=r"complementary masks need cut 0, got 0\.4"):
+        replace(tiny.LOSS, complementary=True, cut=0.4)
+    assert replace(tiny.LOSS, complementary=True).cut == 0
+
+
 def test_a_saved_folder_is_the_same_model(tmp_path):
     model = tiny.medim().eval()
     model.save(tmp_path, {"variant": "medim"})
