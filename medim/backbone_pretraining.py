@@ -37,7 +37,7 @@ from medim.vocab import SequenceLayout, SharedVocab
 
 @dataclass(frozen=True)
 class PretrainingSettings:
-    """The decoder is `backbone`'s; its switches for diffusion (attention, time, AdaLN, towers) are not read."""
+    """The decoder is `backbone`'s; its switches for diffusion (attention, time, AdaLN, towers, refiner) are unread."""
 
     backbone: BackboneSettings
     caption_first: float  # share of the batch in the order caption, picture
@@ -65,7 +65,7 @@ class CausalDecoder(nn.Module):
         self, tokenizer: TextTokenizer, codebook_size: int, layout: SequenceLayout, backbone: BackboneSettings
     ) -> None:
         super().__init__()
-        plain = replace(backbone, causal=True, timestep="none", adaln="none", towers=None)
+        plain = replace(backbone, causal=True, timestep="none", adaln="none", towers=None, code_refiner=None)
         self.tokenizer, self.layout = tokenizer, layout
         self.vocab = SharedVocab(tokenizer.size, codebook_size)
         self.backbone = MLLM(self.vocab, layout, plain)

@@ -320,6 +320,8 @@ def build_medim(data: TokenData, settings: MeDiMSettings, seed: int, beginning: 
     else:
         counts = initialise_decoder(model.backbone, tokenizer, pretrained, seed)
         print(f"train_medim: decoder from {pretrained.source}: {counts}", flush=True)
+    if model.backbone.refiner is not None and backbone.code_rows == "codebook":
+        model.backbone.refiner.start_codes(data.codebook, torch.Generator().manual_seed(seed))
     if model.backbone.towers is not None and towers is not None:
         print(f"train_medim: {load_towers(model.backbone, towers)} tensors of towers from {towers}", flush=True)
     return model

@@ -10,6 +10,7 @@ billion; what turns it into a denoiser stands in `BackboneSettings`, whose switc
   "remove the timestep embeddings and replace the AdaLN designs with a standard LayerNorm").
 - `code_patch` lets neighbouring codes share a position of the decoder (code_patch.py); everything outside this class
   keeps one position a code. `code_stem` puts convolutions over the picture's positions in front (code_stem.py).
+- `code_refiner` puts a CNN over the codes themselves beside the head of codes (code_refiner.py).
 - `towers` adds what two contrastively trained encoders see in picture and report to their embeddings (towers.py).
 - A position's logits are read at the position itself, over its own modality's ids only. The official code reads report
   tokens at the previous and codes at the next position; that is for its checkpoint only, see pretrained.py.
@@ -32,6 +33,7 @@ from medim.backbones.adaln import KINDS, STARTS, AdaLN, TimestepEmbedder, make_a
 from medim.backbones.attention import register_attention, rotary_in_compute_dtype
 from medim.backbones.backbone import Backbone
 from medim.backbones.code_patch import CodePatch, around_picture, short_layout
+from medim.backbones.code_refiner import CodeRefiner, RefinerSettings, refiner_settings
 from medim.backbones.code_rows import CODE_ROWS, set_code_rows
 from medim.backbones.code_stem import CodeStem
 from medim.backbones.positions import POSITIONS, GridRotary, position_ids
@@ -54,6 +56,7 @@ class BackboneSettings:
     code_rows: str  # codebook | drawn, see code_rows.py; a real checkpoint brings its own
     code_patch: int  # side of the square of codes that share a position; 1: each has its own
     code_stem: int  # residual blocks of convolutions over a picture's positions; 0: none
+    code_refiner: RefinerSettings | None  # a CNN over the codes beside their head; None: none
     towers: TowerSettings | None  # encoders beside the embedding, see towers.py; None: none
     causal: bool  # keep the causal mask (Table 4 "w/ causal mask")
     timestep: str  # t | sigma | none
@@ -70,6 +73,7 @@ class BackboneSettings:
             ValueError: names the parameter, its value and what is possible.
         """
         object.__setattr__(self, "towers", tower_settings(self.towers))
+        object.__setattr__(self, "code_refiner", refiner_settings(self.code_refiner))
         _check_decoder(self.decoder)
         choices = {
             "positions": POSITIONS, "code_rows": CODE_ROWS, "timestep": TIMESTEPS, "adaln": (*KINDS, "none"),
@@ -82,8 +86,9 @@ class BackboneSettings:
             raise ValueError(f"code_patch must be at least 1, got {self.code_patch} (params.yaml)")
         if self.code_stem < 0:
             raise ValueError(f"code_stem must not be negative, got {self.code_stem} (params.yaml)")
-        if self.causal and self.towers is not None:
-            raise ValueError("towers see what comes later, causal: true must not: set towers: null (params.yaml)")
+        for name in ("towers", "code_refiner"):
+            if self.causal and getattr(self, name) is not None:
+                raise ValueError(f"{name} sees what comes later, causal: true must not: set {name}: null (params.yaml)")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `BackboneSettings(**d)` is the inverse."""
@@ -167,6 +172,9 @@ class MLLM(Backbone):
         self.towers = None
         if settings.towers is not None:
             self.towers = TowerInputs(vocab, layout, self.short, width, settings.towers)
+        self.refiner: CodeRefiner | None = None
+        if settings.code_refiner is not None:
+            self.refiner = CodeRefiner(vocab.n_image, layout.n_image, width, settings.code_refiner)
         self.embed_time: TimestepEmbedder | None = None
         self.adaln: AdaLN | None = None
         self.time_weight: nn.Parameter | None = None
@@ -277,7 +285,22 @@ class MLLM(Backbone):
             ValueError: xt has not the layout's length.
         """
         self.check_length(xt, "train_medim")
-        return self.logits_at(self.hidden(xt, t), positions)
+        hidden = self.hidden(xt, t)
+        logits = self.logits_at(hidden, positions)
+        if self.refiner is None:
+            return logits
+        return ModalityLogits(logits.text, logits.image.float() + self._refined(hidden, xt, positions).float())
+
+    def _refined(self, hidden: Tensor, xt: Tensor, positions: Tensor) -> Tensor:
+        """What the refiner adds to the logits of codes; it runs on samples of which a code is wanted."""
+        assert self.refiner is not None
+        image = self.layout.image
+        wanted = positions[:, image]
+        rows = wanted.any(1)
+        ids = xt[rows, image]
+        codes = torch.where(ids == self.vocab.mask_id, self.vocab.n_image, ids - self.vocab.image_offset)
+        refined: Tensor = self.refiner(codes, hidden[rows, image], wanted[rows])
+        return refined
 
     def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters that a pretrained decoder brings: embedding, blocks, norm, head, patches, stem."""

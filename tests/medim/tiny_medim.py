@@ -25,7 +25,9 @@ DECODER = {
     "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 4,
 }  # fmt: skip
-BACKBONE = BackboneSettings(DECODER, "grid", "codebook", 1, 0, None, False, "t", "full", "identity", True, True, False)
+BACKBONE = BackboneSettings(
+    DECODER, "grid", "codebook", 1, 0, None, None, False, "t", "full", "identity", True, True, False
+)
 LOSS = LossSettings(
     {"joint": 0.5, "report_given_picture": 0.25, "picture_given_report": 0.25}, 0.1, 0.5, 0.0, 0.1, {}, 1e-3,
     "softmin_cap",

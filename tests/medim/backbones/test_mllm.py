@@ -21,7 +21,7 @@ DECODERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 VOCAB, LAYOUT = SharedVocab(40, 24), SequenceLayout(n_text=7, n_image=9)
 SETTINGS = BackboneSettings(
-    DECODERS["llama"], "flat", "drawn", 1, 0, None, False, "t", "full", "identity", True, True, False
+    DECODERS["llama"], "flat", "drawn", 1, 0, None, None, False, "t", "full", "identity", True, True, False
 )
 
 

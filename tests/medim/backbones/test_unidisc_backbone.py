@@ -296,7 +296,9 @@ def test_recipes_build_their_backbones():
     assert UniDiscSettings(**SETTINGS.to_dict()) == SETTINGS
     decoder = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
                "num_attention_heads": 2, "num_key_value_heads": 2}  # fmt: skip
-    other = BackboneSettings(decoder, "flat", "drawn", 1, 0, None, False, "t", "full", "identity", True, True, False)
+    other = BackboneSettings(
+        decoder, "flat", "drawn", 1, 0, None, None, False, "t", "full", "identity", True, True, False
+    )
     for recipe in (SETTINGS, other):
         built = recipe.build(VOCAB, LAYOUT)
         assert built.settings == recipe and built.towers is None
