@@ -10,6 +10,7 @@ from PIL import Image
 
 from medim.evaluation import Reference
 from medim.figures import Panel, figure4, figure7, figure8, panel_of
+from medim.further_rows import is_variant, unnamed
 from medim.generation import read_generated
 from medim.systems import Sample
 from medim.tables import TABLES, Table, get_table
@@ -64,9 +65,10 @@ def paper_figures(
         references: dataset -> its real pairs; figure 8 looks at all their answers.
     """
     models = sorted(folder.name for folder in generated.iterdir() if folder.is_dir())
-    ablation = _names([get_table("table4")], models)
-    known = _names([table for table in TABLES if table.id != "table4"], models)
-    systems = {model: known.get(model, model) for model in models if model not in ablation or model in known}
+    known = _names([table for table in TABLES if table.id != "table4"], models) | {"trivial": "trivial"}
+    variants, further = _further(generated, models, references)
+    ablation = _names([get_table("table4")], models) | variants
+    systems = {model: name for model, name in sorted((known | further).items()) if model in models}
     cases = [
         panel_of(sample, references)
         for dataset in references
@@ -89,6 +91,21 @@ def _names(tables: Sequence[Table], models: Sequence[str]) -> dict[str, str]:
             if source.model in models and source.model != "trivial":
                 found.setdefault(source.model, row.name)
     return found
+
+
+def _further(
+    generated: Path, models: Sequence[str], references: Mapping[str, Reference]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """(variants, systems) that no table names and that draw pictures, each with its name, see medim.further_rows."""
+    variants: dict[str, str] = {}
+    systems: dict[str, str] = {}
+    for model in unnamed(models):
+        rows = [row for dataset in references for row in rows_of(generated, model, dataset, TASK)]
+        if rows and is_variant(rows):
+            variants[model] = model
+        elif rows:
+            systems[model] = rows[0]
+    return variants, systems
 
 
 def _only(rows: Mapping[str, list[Sample]]) -> list[Sample]:

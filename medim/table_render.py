@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medim.further_rows import before_trivial
 from medim.paper_numbers import paper_numbers, printed_rows
 from medim.reader_results import reader_tables
 from medim.tables import MEDIM, PHANTOM, TRIVIAL, get_table
@@ -81,9 +82,12 @@ def column_names(built: Built) -> list[str]:
 
 
 def row_names(built: Built) -> list[str]:
-    """Rows in order of the table; those without any cell are left out."""
-    present = {cell["row"] for cell in built["cells"]}
-    return [row.name for row in get_table(built["id"]).rows if row.name in present]
+    """Rows in order of the table, further ones before the trivial ones; those without any cell are left out."""
+    present = list(dict.fromkeys(cell["row"] for cell in built["cells"]))
+    named = [row.name for row in get_table(built["id"]).rows]
+    first = before_trivial(named)
+    further = [name for name in present if name not in named]
+    return [name for name in (*named[:first], *further, *named[first:]) if name in present]
 
 
 def _by_place(built: Built) -> dict[tuple[str, str], Mapping[str, Any]]:
@@ -137,7 +141,7 @@ def _left_out(built: Built) -> list[str]:
     columns_of: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # (reason, rows) -> metrics
     for (column, why), rows in rows_of.items():
         columns_of.setdefault((why, tuple(rows)), []).append(column.partition("/")[2] if "/*" not in column else column)
-    every = len(get_table(built["id"]).rows)
+    every = len({entry["row"] for part in ("cells", "left_out") for entry in built[part]})
     lines = []
     for (why, left), columns in columns_of.items():
         who = "every row" if len(left) == every else ", ".join(left)

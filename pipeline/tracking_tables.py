@@ -142,7 +142,11 @@ def _cell_metrics(cell: Mapping[str, Any], key: str) -> Iterator[tuple[str, floa
 
 
 def row_costs(world: World) -> dict[str, dict[str, float]]:
-    """Row -> seconds and parameters of the training of its model (tables hold no seconds, see costs/)."""
+    """Row -> seconds and parameters of the training of its model (tables hold no seconds, see costs/).
+
+    Where several models share a row (training seeds, variants), it has the costs of the one that sorts first, whose
+    name the others begin with; each model's own name is a row, too, where no row is called so.
+    """
     costs: dict[str, dict[str, float]] = {}
     trained = {
         path.stem.partition("@")[2]: read_json(path) for path in sorted((world.root / "costs").glob("train_*@*.json"))
@@ -151,7 +155,9 @@ def row_costs(world: World) -> dict[str, dict[str, float]]:
         metrics = read_json(path)
         cost = trained.get(path.stem, {})
         values = {key: cost[key] for key in COSTS if isinstance(cost.get(key), int | float)}
-        costs |= {row: values for row in metrics.get("rows", {}) if values}
+        if values:
+            costs = {**dict.fromkeys(metrics.get("rows", {}), values), **costs}
+            costs.setdefault(path.stem, values)
     return costs
 
 

@@ -13,6 +13,7 @@ from medim import tables
 from medim.bar_charts import CHARTS, bar_chart
 from medim.evaluation import Reference
 from medim.figures import save_png
+from medim.further_rows import with_further_rows
 from medim.metrics.finding_reader import load_finding_reader
 from medim.mission import Goal, mission_rows, write_summaries
 from medim.paper_figures import FigureSettings, paper_figures
@@ -51,19 +52,18 @@ def main() -> None:
     inputs = [*map(world.root.joinpath, ("metrics", "generated", "data/pairs", "data/filtered")), reader, key, ratings]
     outputs = {"tables": world.tables(), "figures": world.figures() / "paper", "summary": world.summary()}
     with stage_run("record_tables", section=params, inputs=inputs, outputs=[*outputs.values()], live=False) as run:
-        models = [*read_yaml(PARAMS)["evaluate"]["models"], "vqgan", "report_errors"]
-        readers, folder = reader_results(params.reader_study, key, run.seed), world.root / "metrics"
-        metrics, gains = {**read_metrics(folder, models), **readers.metrics}, read_gains(folder)
+        models, folder = read_yaml(PARAMS)["evaluate"]["models"], world.root / "metrics"
+        readers, gains = reader_results(params.reader_study, key, run.seed), read_gains(folder)
+        metrics = {**read_metrics(folder, [*models, "vqgan", "report_errors"]), **readers.metrics}
         shown = tables.World(load_top().profile, params.chest, params.pathology, params.ood, params.drawn)
         for table in tables.TABLES:
-            built = build_table(table, metrics, shown, gains)
+            built = build_table(with_further_rows(table, metrics, models, shown), metrics, shown, gains)
             if table.id == "mission":
                 built["goals"] = mission_rows(params.mission or (), built, metrics)
                 write_summaries(built, {"chest": params.chest, "pathology": params.pathology}, run.work / "summary")
-            if table.id == "figure5a":
-                built["readers"] = readers.details
+            built |= {"readers": readers.details} if table.id == "figure5a" else {}
             write_all(built, [*params.notes, *filter_notes(world.filtered())], run.work / "tables")
-            if table.id in CHARTS and (chart := bar_chart(built)) is not None:
+            if table.id in CHARTS and (chart := bar_chart(built)):
                 save_png(chart, run.work / "figures" / f"{table.id}.png")
         judge = load_finding_reader(reader)
         names = [name for name in (params.chest, params.pathology) if name is not None]

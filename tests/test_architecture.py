@@ -45,6 +45,7 @@ TIERS = (
         "paper_numbers",
         "tables",
         "table_cells",
+        "further_rows",
         "table_render",
         "mission",
         "figures",

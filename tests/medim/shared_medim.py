@@ -11,6 +11,7 @@ from pathlib import Path
 import tiny_medim as tiny
 import torch
 
+from medim.backbones.code_refiner import RefinerSettings
 from medim.backbones.towers import TowerSettings
 from medim.distributed import current_ranks, process_group
 from medim.medim_training import train_medim
@@ -23,7 +24,7 @@ TOWERS = TowerSettings(
 
 def main(folder: Path, parallel: str) -> None:
     """Ten steps with validation; the losses of all steps and the model folder."""
-    backbone = replace(tiny.BACKBONE, gradient_checkpointing=True, towers=TOWERS)
+    backbone = replace(tiny.BACKBONE, gradient_checkpointing=True, towers=TOWERS, code_refiner=RefinerSettings(8, 1))
     losses: dict[str, list[float]] = defaultdict(list)
 
     def log(_step: int, values) -> None:

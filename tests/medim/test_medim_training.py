@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medim.backbones.code_refiner import RefinerSettings
 from medim.medim_training import (
     TASK_STATES,
     MeDiMTrainee,
@@ -129,6 +130,17 @@ def test_the_opening_ends_before_the_training(steps, fits):
     else:
         with pytest.raises(ValueError, match=f"opening.steps must lie between .* 10, got {steps}"):
             opening.check(10)
+
+
+@pytest.mark.parametrize("rows", ["codebook", "drawn"])
+def test_the_refiner_s_codes_start_like_the_decoder_s(tmp_path, rows):
+    """From the codebook where the settings say so, also behind a prior that brings the decoder's."""
+    data = tiny.data(tmp_path / "tokens")
+    backbone = replace(tiny.BACKBONE, code_refiner=RefinerSettings(8, 1), code_rows=rows)
+    built = build_medim(data, tiny.settings(backbone), 7, Beginning()).backbone.refiner.embed.weight[:-1].detach()
+    torch.manual_seed(0)
+    near = torch.corrcoef(torch.stack([torch.pdist(data.codebook), torch.pdist(built)]))[0, 1]
+    assert (near > 0.5) == (rows == "codebook")
 
 
 def test_validation_is_the_same_whenever_it_is_asked(tmp_path):

@@ -110,6 +110,15 @@ def test_rows_are_runs_in_the_table_s_order(world):
     assert "bleu-1_coco" not in {point.key for point in runs[0].metrics}  # not measured
 
 
+def test_models_of_one_row_keep_their_costs_apart(world):
+    """MeDiM's row has MeDiM's, not those of the last variant or seed; a variant's own row has its own."""
+    for name, seconds in (("medim_3x", 180.0), ("medim_seed2", 61.0)):
+        write(TINY.costs(f"train_medim@{name}"), json.dumps({"seconds": seconds}))
+        write(TINY.metrics(name), json.dumps({"model": name, "rows": {"MeDiM": {}}}))
+    costs = row_costs(TINY)
+    assert [costs[row]["seconds"] for row in ("MeDiM", "medim_3x")] == [60.0, 180.0]
+
+
 def test_the_receipt_depends_on_tables_and_figures_alone(world):
     tracking.write_receipt(TINY)
     first = TINY.receipt().read_text()

@@ -4,12 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import tiny_medim as tiny
 import torch
-from noisy_inputs import noisy
-from test_code_patch import LAYOUT, VOCAB, sequence
+from noisy_inputs import noisy, shaken
+from test_code_patch import LAYOUT, VOCAB
 from test_mllm import SETTINGS
 from torch.nn.functional import conv2d, silu
 
+from medim.backbone_pretraining import CausalDecoder
 from medim.backbones.code_refiner import CodeRefiner, RefinerSettings
 from medim.backbones.mllm import MLLM, BackboneSettings
 
@@ -17,17 +19,9 @@ CODES, SIDE, WIDTH = 24, 4, 6
 SIZES = RefinerSettings(channels=16, blocks=2)
 
 
-def shaken(model: Any) -> Any:
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape))
-    return model
-
-
 def refiner(blocks: int = 2) -> CodeRefiner:
     torch.manual_seed(0)
-    return shaken(CodeRefiner(CODES, SIDE**2, WIDTH, replace(SIZES, blocks=blocks)))
+    return shaken(CodeRefiner(CODES, SIDE**2, WIDTH, replace(SIZES, blocks=blocks)), 0.2)
 
 
 def refined(**changes: Any) -> MLLM:
@@ -36,7 +30,7 @@ def refined(**changes: Any) -> MLLM:
 
 
 def awake(model: MLLM) -> MLLM:
-    shaken(model.refiner)
+    shaken(model.refiner, 0.2)
     return model
 
 
@@ -68,20 +62,32 @@ def test_it_begins_as_nothing():
         assert torch.equal(mine, theirs)
 
 
-def test_what_it_sees_of_a_masked_code():
-    """Its neighbours, its hidden state and [MASK], never the code that is asked for."""
+def test_it_is_told_codes_and_what_is_masked():
+    """Shared ids become codes, [MASK] the id behind them; what it adds is beside the decoder's logits."""
     model = awake(refined())
-    xt, t, _ = noisy(VOCAB, LAYOUT, 1)
-    place = LAYOUT.image.start + 5
-    wanted = torch.zeros_like(xt, dtype=torch.bool)
-    wanted[0, place] = True
-    seen = []
-    for code in (VOCAB.mask_id, VOCAB.image_offset, VOCAB.image_offset + 7):
-        given = xt.clone()
-        given[0, place], given[0, place + 1] = VOCAB.mask_id, code
-        seen.append(model(given, t, wanted).image)
-    assert seen[0].shape == (1, CODES)
-    assert not torch.isclose(seen[0], seen[1]).all() and not torch.isclose(seen[1], seen[2]).all()
+    xt, t, wanted = noisy(VOCAB, LAYOUT, 3)
+    codes = torch.randint(CODES, (3, LAYOUT.n_image))
+    hidden_codes = torch.rand(codes.shape) < 0.5
+    xt[:, LAYOUT.image] = torch.where(hidden_codes, VOCAB.mask_id, VOCAB.from_codes(codes))
+    hidden, asked = model.hidden(xt, t), wanted[:, LAYOUT.image]
+    told = torch.where(hidden_codes, CODES, codes)
+    expected = model.logits_at(hidden, wanted).image + model.refiner(told, hidden[:, LAYOUT.image], asked)
+    torch.testing.assert_close(model(xt, t, wanted).image, expected)
+
+
+def test_neighbours_reach_a_code_by_convolutions():
+    """With the norms' sums over the grid held apart: a far code moves them alone, a near one the kernels, too."""
+    made = refiner(blocks=1)
+    for block in made.blocks:
+        block.norm1, block.norm2 = torch.nn.Identity(), torch.nn.Identity()
+    made.norm = torch.nn.Identity()
+    codes, hidden = torch.zeros(1, SIDE**2, dtype=torch.int64), torch.zeros(1, SIDE**2, WIDTH)
+    everywhere = torch.ones(1, SIDE**2, dtype=torch.bool)
+    other = codes.clone()
+    other[0, 0] = 1
+    changed = (made(other, hidden, everywhere) != made(codes, hidden, everywhere)).any(-1).view(SIDE, SIDE)
+    reach = torch.arange(SIDE)[:, None].maximum(torch.arange(SIDE)) <= 2  # two kernels of 3 x 3 around the corner
+    assert torch.equal(changed, reach)
 
 
 def test_only_logits_of_codes_are_changed():
@@ -107,12 +113,11 @@ def test_samples_without_wanted_codes_are_left_alone():
         assert parameter.grad is not None and not parameter.grad.any(), name
 
 
-def test_the_prior_never_sees_through_it():
-    """Next-token prediction reads hidden states before the refiner, and the prior's weights are not its."""
-    model, x = refined(), sequence(2)
-    before = model.before(x, torch.tensor([True, False]))
-    assert torch.equal(awake(model).before(x, torch.tensor([True, False])), before)
-    assert not [name for name, _ in model.decoder_parameters() if name.startswith("refiner.")]
+def test_the_prior_has_none():
+    """Next-token prediction would see the code that it is asked for; the prior's weights are the decoder's alone."""
+    decoder = CausalDecoder(tiny.tokenizer(), tiny.CODES, tiny.LAYOUT, replace(tiny.BACKBONE, code_refiner=SIZES))
+    assert decoder.backbone.refiner is None
+    assert not [name for name, _ in refined().decoder_parameters() if name.startswith("refiner.")]
 
 
 def test_what_is_refused():
