@@ -61,7 +61,8 @@ def test_a_variant_of_one_dataset_fills_no_mean():
 
 
 def test_readers_ratings_reach_a_further_system():
-    human = {"phantom_cxr/joint/human agreement": 4.0}
-    metrics = {"mine": model("Mine", **{"phantom_cxr/joint/finding_f1": 0.5}), tables.READERS: model("Mine", **human)}
+    rated = {name: {} for name in ("UniDisc", "MeDiM", "real")}
+    readers = {"rows": rated | {"Mine": {"phantom_cxr/joint/human agreement": entry(4.0)}}}
+    metrics = {"mine": model("Mine", **{"phantom_cxr/joint/finding_f1": 0.5}), tables.READERS: readers}
     built = build_table(with_further_rows(get_table("figure5a"), metrics, ["mine"], WORLD), metrics, WORLD)
     assert cell(built, "Mine", "phantom_cxr/human agreement")["value"] == 4.0
