@@ -22,12 +22,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from medim.backbones.code_refiner import RefinerSettings
 from medim.distributed import ALONE, Ranks, gathered, process_group, shard_as
 from medim.model import load_medim
 from medim.training import Interrupted, Run, latest_checkpoint
 
 HERE = Path(__file__).parent
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+REFINED = replace(tiny.BACKBONE, code_refiner=RefinerSettings(channels=8, blocks=1))
 
 
 def environment(**own):
@@ -173,7 +175,10 @@ def shares(world, changes):
     data, settings = tiny.tokens(6), replace(tiny.LOSS, **changes)
     out = []
     for ranks in (ALONE, *(Ranks(rank, world, None) for rank in range(world))):
-        model = tiny.medim()
+        model = tiny.medim(backbone=REFINED)
+        with torch.no_grad():  # what starts at 0 would hide the gradients behind it
+            for parameter in model.backbone.refiner.parameters():
+                parameter.add_(0.1)
         found = model.loss(data.batch(np.arange(6)), settings, torch.Generator().manual_seed(4), ranks)
         found.loss.backward()
         gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -264,7 +269,9 @@ def test_torchrun_trains_medim_as_one_process_does(parallel, medim_alone, tmp_pa
     found, expected = load_file(out / "model.safetensors"), load_file(alone / "model.safetensors")
     assert found.keys() == expected.keys()
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
+        # behind zeros gradients begin at 0, and Adam takes steps of its whole rate by the sign of their rounding
+        steps = tiny.OPTIM.steps * tiny.OPTIM.lr if name.startswith("refiner.") else 0.0
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=max(1e-4, 0.5 * steps))
     config = json.loads((out / "config.json").read_text())
     assert config.pop("processes") == 2 and config == json.loads((alone / "config.json").read_text())
     load_medim(out)
