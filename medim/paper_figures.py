@@ -65,10 +65,7 @@ def paper_figures(
         references: dataset -> its real pairs; figure 8 looks at all their answers.
     """
     models = sorted(folder.name for folder in generated.iterdir() if folder.is_dir())
-    known = _names([table for table in TABLES if table.id != "table4"], models) | {"trivial": "trivial"}
-    variants, further = _further(generated, models, references)
-    ablation = _names([get_table("table4")], models) | variants
-    systems = {model: name for model, name in sorted((known | further).items()) if model in models}
+    systems, ablation = shown_names(generated, models, references)
     cases = [
         panel_of(sample, references)
         for dataset in references
@@ -80,6 +77,22 @@ def paper_figures(
         "figure7": figure7(same_prompts(generated, ablation, references, settings.prompts), settings.side),
         "figure8": figure8(cases, settings.columns, settings.cases, settings.side),
     }
+
+
+def shown_names(
+    generated: Path, models: Sequence[str], references: Mapping[str, Reference]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """(systems, rows of the ablation): model -> its name, in the order of models; further training seeds are neither.
+
+    Args:
+        generated: folder with one folder a model.
+        models: those that were run.
+        references: dataset -> its real pairs.
+    """
+    known = _names([table for table in TABLES if table.id != "table4"], models) | {"trivial": "trivial"}
+    variants, further = _further(generated, models, references)
+    systems = known | further
+    return {m: systems[m] for m in models if m in systems}, _names([get_table("table4")], models) | variants
 
 
 def _names(tables: Sequence[Table], models: Sequence[str]) -> dict[str, str]:

@@ -63,7 +63,7 @@ def main() -> None:
                 write_summaries(built, {"chest": params.chest, "pathology": params.pathology}, run.work / "summary")
             built |= {"readers": readers.details} if table.id == "figure5a" else {}
             write_all(built, [*params.notes, *filter_notes(world.filtered())], run.work / "tables")
-            if table.id in CHARTS and (chart := bar_chart(built)):
+            if table.id in CHARTS and (chart := bar_chart(built)) is not None:
                 save_png(chart, run.work / "figures" / f"{table.id}.png")
         judge = load_finding_reader(reader)
         names = [name for name in (params.chest, params.pathology) if name is not None]
