@@ -58,6 +58,14 @@ class PretrainingSettings:
             )
 
 
+def as_prior(backbone: BackboneSettings) -> BackboneSettings:
+    """A backbone without what diffusion adds to its decoder: two that differ in nothing else have the same prior."""
+    return replace(
+        backbone, causal=True, timestep="none", adaln="none", adaln_init="identity", adaln_silu=True, towers=None,
+        code_refiner=None,
+    )  # fmt: skip
+
+
 class CausalDecoder(nn.Module):
     """The backbone as an autoregressive model over both orders."""
 
@@ -65,10 +73,9 @@ class CausalDecoder(nn.Module):
         self, tokenizer: TextTokenizer, codebook_size: int, layout: SequenceLayout, backbone: BackboneSettings
     ) -> None:
         super().__init__()
-        plain = replace(backbone, causal=True, timestep="none", adaln="none", towers=None, code_refiner=None)
         self.tokenizer, self.layout = tokenizer, layout
         self.vocab = SharedVocab(tokenizer.size, codebook_size)
-        self.backbone = MLLM(self.vocab, layout, plain)
+        self.backbone = MLLM(self.vocab, layout, as_prior(backbone))
 
     def learned(self, batch: TokenBatch, caption_first: Tensor) -> Tensor:
         """(B, L) bool, in the layout's order: codes, and the caption up to its first EOS.

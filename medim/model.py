@@ -8,6 +8,7 @@ Letters: B batch, L positions, T report tokens, n codes of a picture.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -246,6 +247,7 @@ class MeDiM(nn.Module):
 
         Raises:
             FileNotFoundError: a file is missing; names the stage that writes it.
+            ValueError: its settings are those of another version.
         """
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
@@ -253,10 +255,21 @@ class MeDiM(nn.Module):
         config = json.loads((folder / "config.json").read_text())
         model = cls(
             TextTokenizer.load(folder), config["codebook_size"], SequenceLayout(**config["layout"]),
-            cls.recipe(**config["backbone"]), config["noise"],
+            cls._recipe_of(config["backbone"], folder), config["noise"],
         )  # fmt: skip
         model.backbone.load_state_dict(load_file(folder / "model.safetensors"))
         return model.eval()
+
+    @classmethod
+    def _recipe_of(cls, saved: Mapping[str, Any], folder: Path) -> BackboneRecipe:
+        known = set(inspect.signature(cls.recipe).parameters)
+        if known != set(saved):
+            raise ValueError(
+                f"{folder / 'config.json'} was written by another version: its backbone lacks "
+                f"{sorted(known - set(saved))} and has {sorted(set(saved) - known)}, which this one does not know. "
+                f"Run `dvc repro {cls.stage}`, or load it with the commit that wrote it"
+            )
+        return cls.recipe(**saved)
 
 
 def load_medim(folder: Path) -> MeDiM:

@@ -66,6 +66,10 @@ class SharedVocab:
             )
         return codes
 
+    def to_masked_codes(self, ids: Tensor) -> Tensor:
+        """Shared ids of image positions, [MASK] among them -> VQGAN codes, same shape; [MASK] is `n_image`."""
+        return torch.where(ids == self.mask_id, self.n_image, ids - self.image_offset)
+
     def check_text(self, ids: Tensor) -> Tensor:
         """Report token ids, unchanged: they are shared ids already.
 

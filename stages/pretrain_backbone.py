@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medim.backbone_pretraining import PretrainingSettings, pretrain_backbone
+from medim.backbone_pretraining import PretrainingSettings, as_prior, pretrain_backbone
 from medim.backbones.mllm import BackboneSettings
 from medim.medim_training import TokenData, read_tokens
 from medim.tokenizers.vqgan import load_vqgan
@@ -43,7 +43,7 @@ def main() -> None:
     settings = PretrainingSettings(
         backbone, params.caption_first, params.text_weight, params.image_weight, params.val_pairs
     )
-    section = {"pretrain_backbone": params, "backbone": backbone}
+    section = {"pretrain_backbone": params, "backbone": as_prior(backbone)}
     with stage_run("pretrain_backbone", section=section, inputs=inputs, outputs=[out]) as run:
         train = {name: read_tokens(world.tokens(name, "train")) for name in params.datasets}
         val = {name: read_tokens(world.tokens(name, "val"), params.val_pairs) for name in params.datasets}

@@ -297,8 +297,7 @@ class MLLM(Backbone):
         image = self.layout.image
         wanted = positions[:, image]
         rows = wanted.any(1)
-        ids = xt[rows, image]
-        codes = torch.where(ids == self.vocab.mask_id, self.vocab.n_image, ids - self.vocab.image_offset)
+        codes = self.vocab.to_masked_codes(xt[rows, image])
         refined: Tensor = self.refiner(codes, hidden[rows, image], wanted[rows])
         return refined
 

@@ -212,9 +212,7 @@ class TowerInputs(nn.Module):
     def _own_ids(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (B, n) and words (B, T) of shared ids, with the towers' own [MASK]."""
         text, image = ids[:, self.layout.text], ids[:, self.layout.image]
-        masked = self.vocab.mask_id
-        codes = torch.where(image == masked, self.vocab.n_image, image - self.vocab.image_offset)
-        return codes, torch.where(text == masked, self.vocab.n_text, text)
+        return self.vocab.to_masked_codes(image), torch.where(text == self.vocab.mask_id, self.vocab.n_text, text)
 
     @torch.no_grad()
     def agreement(self, ids: Tensor) -> Tensor:

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import tiny_medim as tiny
 import torch
+import yaml
 
 from medim.backbone_pretraining import (
     CausalDecoder,
     PretrainingSettings,
     PretrainingTrainee,
+    as_prior,
     pretrain_backbone,
     validation_nats,
 )
@@ -103,6 +105,16 @@ def test_with_a_stem_only_codes_behind_their_caption_are_learned(first):
 def test_codes_that_would_never_be_learned_are_refused():
     with pytest.raises(ValueError, match="caption_first is 0"):
         replace(SETTINGS, backbone=replace(tiny.BACKBONE, code_stem=1), caption_first=0.0)
+
+
+def test_the_prior_depends_on_what_dvc_yaml_lists_of_the_backbone_and_on_nothing_else():
+    stage = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]["pretrain_backbone"]
+    prefix = "train_medim.settings.backbone."
+    listed = {name.removeprefix(prefix) for name in stage["params"] if name.startswith(prefix)}
+    params = yaml.safe_load(Path("params.yaml").read_text())["train_medim"]["settings"]["backbone"]
+    other = as_prior(replace(tiny.BACKBONE, **{name: params[name] for name in params if name not in listed}))
+    assert other == as_prior(tiny.BACKBONE)
+    assert listed <= params.keys()
 
 
 @pytest.mark.parametrize("change", [{"code_stem": 1}, {"code_patch": 3}])

@@ -133,6 +133,17 @@ def test_a_missing_file_is_named(tmp_path):
         MeDiM.load(tmp_path)
 
 
+def test_a_folder_of_another_version_names_what_differs(tmp_path):
+    tiny.medim().save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["backbone"]["code_refiner"]
+    config["backbone"]["depth_of_old"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    message = r"lacks \['code_refiner'\] and has \['depth_of_old'\].*Run `dvc repro train_medim`"
+    with pytest.raises(ValueError, match=message):
+        load_medim(tmp_path)
+
+
 def test_an_averaged_copy_is_independent():
     model = tiny.medim()
     other = copy.deepcopy(model)

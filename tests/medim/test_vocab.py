@@ -20,6 +20,12 @@ def test_codes_survive_the_way_there_and_back(n_text, n_image, data):
     assert (ids > vocab.mask_id).all() and (ids < vocab.size).all()
 
 
+def test_masked_codes_are_the_code_behind_the_last():
+    vocab = SharedVocab(n_text=7, n_image=5)
+    ids = torch.tensor([[8, 12, 7], [7, 7, 10]])
+    assert vocab.to_masked_codes(ids).tolist() == [[0, 4, 5], [5, 5, 2]]
+
+
 def test_ids_of_the_wrong_kind_are_refused():
     vocab = SharedVocab(10, 4)
     with pytest.raises(ValueError, match="image codes must lie in"):
