@@ -29,10 +29,12 @@ from medim.metrics.finding_reader import FindingReader, features
 from medim.metrics.findings import finding_values
 from medim.metrics.memorisation import nearest
 from medim.pairs import PAIR_SCHEMA, TableWriter, encode_png, full_text, iter_pairs, load_images
+from medim.report_filter import PHANTOM_JUDGE
 from medim.systems import ReportLikelihood
 
 Images = NDArray[np.uint8]
 Floats = NDArray[np.float64]
+NamedJudge = tuple[str, Judge]
 
 TASK = "prompted"  # of the seeds and of the contact sheet
 HELD_OUT = "held_out.json"  # beside the files of a generator: the same scores of real held-out pairs
@@ -47,6 +49,7 @@ SYNTHETIC_SCHEMA = pa.schema(
         pa.field("asked", pa.string(), nullable=False),  # the prompt that was given
         pa.field("evaluations", pa.int32(), nullable=False),  # network evaluations for this pair
         pa.field("alignment", pa.float64()),  # the judge's score, [0, 1]; null: the dataset has no judge
+        pa.field("judge", pa.string()),  # its name
         pa.field("faithful", pa.bool_()),  # picture and report have the same findings; null: no reader for them
         pa.field("pmi", pa.float64()),  # log p(report | picture) - log p(report), nats; null: not asked for
         pa.field("nearest", pa.float64(), nullable=False),  # distance to the nearest training picture
@@ -179,21 +182,23 @@ class PairScorer:
     Args:
         reference: the dataset; its `test` pairs are the held-out ones that synthetic ones are compared with.
         train: Parquet file of its training pairs.
-        judge: of the alignment; None: the agreement of the findings of drawn domains, none for others.
+        judge: name and judge of the alignment; None: the phantom judge of drawn domains, none for others.
         kept: see `TrainingPictures`.
     """
 
-    def __init__(self, reference: Reference, train: Path, judge: Judge | None = None, kept: Path | None = None) -> None:
+    def __init__(
+        self, reference: Reference, train: Path, judge: NamedJudge | None = None, kept: Path | None = None
+    ) -> None:
         self.reference = reference
         self.pictures = TrainingPictures(reference.reader, train, kept)
         read = reference.domain is not None and bool(reference.labels)
         if judge is None and read and reference.domain is not None:
-            judge = PhantomJudge(reference.domain.grammar, reference.read_images, reference.labels)
+            judge = PHANTOM_JUDGE, PhantomJudge(reference.domain.grammar, reference.read_images, reference.labels)
         self.judge, self.read = judge, read
 
     def scores(self, images: Images, reports: Sequence[str]) -> PairScores:
         """Scores of pictures (N, S, S, 3) uint8 with their N reports."""
-        alignment = None if self.judge is None else self.judge.scores(images, reports)
+        alignment = None if self.judge is None else self.judge[1].scores(images, reports)
         return PairScores(alignment, self._faithful(images, reports), *self.pictures.nearest(images))
 
     def _faithful(self, images: Images, reports: Sequence[str]) -> NDArray[np.bool_] | None:
@@ -316,6 +321,7 @@ def _made(
             "prompt": made.prompts[i], "report": made.reports[i], "generator": origin.generator,
             "model_hash": origin.model_hash, "seed": seeds[i], "asked": asked[i], "evaluations": made.evaluations[i],
             "alignment": None if scores.alignment is None else float(scores.alignment[i]),
+            "judge": None if scorer.judge is None else scorer.judge[0],
             "faithful": None if scores.faithful is None else bool(scores.faithful[i]),
             "pmi": None if pmi is None else float(pmi[i]),
             "nearest": float(scores.nearest[i]), "nearest_pair": scores.nearest_pair[i],

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medim.evaluation import Reference
+from medim.figures import save_png
 from medim.metrics.bootstrap import Estimate, bootstrap_mean, not_measured
 from medim.metrics.estimate_text import estimate_text
 from medim.metrics.findings import sentence_validity
 from medim.metrics.memorisation import median_gap
 from medim.metrics.report_text import copied_from_train, distinct_reports
 from medim.pairs import decode_png
+from medim.report_filter import PHANTOM_JUDGE
 from medim.sample_sheets import cells_of, heading_of, sheet_of
 from medim.synthesis import TASK, read_held_out
 from medim.synthesis_filters import NO_FILTER, PairFilter, filter_quality, kept, read_scores
@@ -84,10 +86,11 @@ def data_card(
 def _dataset_part(dataset: str, reference: Reference, folder: Path, settings: CardSettings, seed: int) -> list[str]:
     path = folder / f"{dataset}.parquet"
     scores, held_out = read_scores(path), read_held_out(folder, dataset)
-    texts = pq.read_table(path, columns=["asked", "report"])
+    texts = pq.read_table(path, columns=["asked", "report", "judge"])
+    judges = ", ".join(sorted(set(filter(None, texts["judge"].to_pylist())))) or "no judge"
     asked, reports = texts["asked"].to_pylist(), texts["report"].to_pylist()
     lines = [
-        ("alignment (phantom judge)", *_means(scores["alignment"], held_out["alignment"], seed, settings.resamples)),
+        (f"alignment ({judges})", *_means(scores["alignment"], held_out["alignment"], seed, settings.resamples)),
         ("picture and report have the same findings",
          *_means(scores["faithful"], held_out["faithful"], seed, settings.resamples)),
         ("pmi of report and picture, nats", *_means(scores["pmi"], None, seed, settings.resamples)),
@@ -98,7 +101,7 @@ def _dataset_part(dataset: str, reference: Reference, folder: Path, settings: Ca
     return [
         f"## {dataset}", f"{len(reports)} pairs from {len(set(asked))} prompts.",
         _table(["", "synthetic", "real, held out"], rows),
-        "### Filters", _filters(scores, held_out["nearest"], settings, seed),
+        "### Filters", _filters(scores, held_out["nearest"], judges, settings, seed),
         "### Prompts", _prompts(asked, scores),
     ]  # fmt: skip
 
@@ -141,17 +144,20 @@ def _texts(
     return [(name, measure(reports), measure(real)) for name, measure in measures.items()]
 
 
-def _filters(scores: Mapping[str, Floats], real: Floats | None, settings: CardSettings, seed: int) -> str:
+def _filters(scores: Mapping[str, Floats], real: Floats | None, judges: str, settings: CardSettings, seed: int) -> str:
     """Kept share, precision and recall of each filter against what the finding reader says."""
     names = ("kept", "faithful", "precision", "recall")
     there, rows = np.zeros(0) if real is None else real, []
     for asked in (NO_FILTER, *settings.filters):
         found = filter_quality(kept(scores, asked, there), scores["faithful"], seed, settings.resamples)
         rows.append([str(asked), *(estimate_text(*found[name]) for name in names)])
+    same = (
+        " That judge asks the same reader, so a filter by its alignment is judged by what it measures: its precision "
+        "is no independent evidence."
+    )
     note = (
-        "A pair is faithful if the finding reader sees in the picture what the report says. The alignment comes from "
-        "the same reader, so a filter by it is judged by what it measures: its precision is no independent evidence. "
-        "The pmi is the generator's own."
+        "A pair is faithful if the finding reader sees in the picture what the report says. The alignment is that of "
+        f"{judges}.{same if judges == PHANTOM_JUDGE else ''} The pmi is the generator's own."
     )
     return f"{note}\n\n{_table(['filter', *names], rows)}"
 
@@ -170,6 +176,14 @@ def _prompts(asked: Sequence[str], scores: Mapping[str, Floats]) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write_sheets(
+    folder: Path, generator: str, references: Mapping[str, Reference], settings: CardSettings, out: Path
+) -> None:
+    """Write <dataset>.png into `out`, the contact sheet of every dataset's file in `folder`."""
+    for dataset, reference in references.items():
+        save_png(contact_sheet(folder / f"{dataset}.parquet", generator, reference, settings), out / f"{dataset}.png")
 
 
 def contact_sheet(path: Path, generator: str, reference: Reference, settings: CardSettings) -> Image.Image:

@@ -16,7 +16,9 @@ import torch
 from medim.evaluation import Reference
 from medim.generation_shards import open_system
 from medim.metrics.finding_reader import FindingReader, load_finding_reader
+from medim.metrics.qwen_judge import QwenSettings, load_qwen_judge
 from medim.synthesis import (
+    NamedJudge,
     Origin,
     PairGenerator,
     PairScorer,
@@ -52,14 +54,15 @@ class PairMaker:
         files: dataset -> `train` and `val`, Parquet files of its real pairs.
         settings: see `SynthesisSettings`.
         work: folder of the parts and of the features.
+        judge: of the alignment, see `PairScorer`.
     """
 
     def __init__(
         self, generator: PairGenerator, reader: FindingReader, origin: tuple[str, str], seed: int,
         prompts: Mapping[str, Sequence[str]], files: Mapping[str, Mapping[str, Path]], settings: SynthesisSettings,
-        work: Path,
+        work: Path, judge: NamedJudge | None,
     ) -> None:  # fmt: skip
-        self.generator, self.reader, self.origin, self.seed = generator, reader, origin, seed
+        self.generator, self.reader, self.origin, self.seed, self.judge = generator, reader, origin, seed, judge
         self.prompts, self.files, self.settings, self.work = prompts, files, settings, work
         self._asked: dict[str, Asked] = {}
 
@@ -80,7 +83,7 @@ class PairMaker:
             check_prompts(dataset, self.prompts[dataset], known)
             prompts = asked_prompts(self.prompts[dataset], self.settings.frequency, known, self.settings.pairs)
             reference = Reference(dataset, val, train, self.reader)
-            scorer = PairScorer(reference, train, kept=self.work / "features" / f"{dataset}.npz")
+            scorer = PairScorer(reference, train, self.judge, self.work / "features" / f"{dataset}.npz")
             self._asked[dataset] = Asked(prompts, scorer, Origin(*self.origin, dataset, self.seed))
         return self._asked[dataset]
 
@@ -107,33 +110,36 @@ class PairMaker:
 def maker_values(
     *, system: Mapping[str, Any], reader: Path, origin: tuple[str, str], seed: int,
     prompts: Mapping[str, Sequence[str]], files: Mapping[str, Mapping[str, Path]], settings: SynthesisSettings,
-    work: Path,
+    work: Path, judge: QwenSettings | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Arguments of `open_maker`, which a worker can be sent; `system`: see `system_values`, the others `PairMaker`."""
     return {
         "system": dict(system), "reader": str(reader), "origin": list(origin), "seed": seed,
         "prompts": {dataset: list(some) for dataset, some in prompts.items()},
         "files": {dataset: {split: str(path) for split, path in some.items()} for dataset, some in files.items()},
-        "settings": asdict(settings), "work": str(work),
+        "settings": asdict(settings), "work": str(work), "judge": None if judge is None else asdict(judge),
     }  # fmt: skip
 
 
 def open_maker(
     *, system: Mapping[str, Any], reader: str, origin: Sequence[str], seed: int,
     prompts: Mapping[str, Sequence[str]], files: Mapping[str, Mapping[str, str]], settings: Mapping[str, Any],
-    work: str,
+    work: str, judge: Mapping[str, Any] | None,
 ) -> PairMaker:  # fmt: skip
     """A maker from plain values.
 
     Raises:
         TypeError: the system makes no pairs from prompts, see `pair_generator`.
+        FileNotFoundError: weights of generator, reader or judge are missing.
     """
     name, model_hash = origin
-    judge = load_finding_reader(Path(reader)).to(torch.device(system["device"]))
+    place = torch.device(system["device"])
+    seer, chosen = load_finding_reader(Path(reader)).to(place), None if judge is None else QwenSettings(**judge)
     paths = {dataset: {split: Path(path) for split, path in some.items()} for dataset, some in files.items()}
     return PairMaker(
-        pair_generator(open_system(**system), name), judge, (name, model_hash), seed, prompts, paths,
+        pair_generator(open_system(**system), name), seer, (name, model_hash), seed, prompts, paths,
         SynthesisSettings(**settings), Path(work),
+        None if chosen is None else (chosen.name, load_qwen_judge(chosen, place)),
     )  # fmt: skip
 
 

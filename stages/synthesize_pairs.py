@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from medim.diffusion.settings import SamplerSettings
-from medim.figures import save_png
 from medim.generation_shards import system_values
+from medim.metrics.qwen_judge import QwenSettings
 from medim.synthesis import SynthesisSettings, write_held_out
-from medim.synthesis_card import CardSettings, contact_sheet, data_card
+from medim.synthesis_card import CardSettings, data_card, write_sheets
 from medim.synthesis_prompts import PromptWords, prompts_of
 from medim.synthesis_shards import make_pairs, maker_values, open_maker
 from pipeline.params import changed, read_section
@@ -33,6 +33,7 @@ class Section:
     generators: tuple[str, ...]
     prompts: dict[str, PromptWords]
     settings: SynthesisSettings
+    judge: QwenSettings | None
     sampler: Mapping[str, Any]
     card: CardSettings
 
@@ -55,7 +56,7 @@ def main() -> None:
         prompts = {dataset: prompts_of(words) for dataset, words in params.prompts.items()}
         values = maker_values(
             system=system_values(model, vqgan, sampler, {}, device()), reader=reader, origin=(name, made_by),
-            seed=run.seed, prompts=prompts, settings=params.settings, work=run.work,
+            seed=run.seed, prompts=prompts, settings=params.settings, work=run.work, judge=params.judge,
             files={dataset: {split: world.pairs(dataset, split) for split in SPLITS} for dataset in prompts},
         )  # fmt: skip
         maker = open_maker(**values)
@@ -63,12 +64,10 @@ def main() -> None:
         if not engine.in_process:
             stage_shards(run, engine, make_pairs, values, maker.jobs())
         made = {dataset: maker.write(dataset, result / f"{dataset}.parquet") for dataset in prompts}
-        for dataset, scorer in scorers.items():
-            page = contact_sheet(result / f"{dataset}.parquet", maker.generator.row, scorer.reference, params.card)
-            save_png(page, run.work / "figures" / f"{dataset}.png")
+        references = {dataset: scorer.reference for dataset, scorer in scorers.items()}
+        write_sheets(result, maker.generator.row, references, params.card, run.work / "figures")
         write_held_out(result, {dataset: scorer.held_out() for dataset, scorer in scorers.items()})
         facts = {"model_hash": made_by, "seed": run.seed, "sampler": asdict(sampler)} | asdict(params.settings)
-        references = {dataset: scorer.reference for dataset, scorer in scorers.items()}
         card = data_card(maker.generator.row, facts, result, references, params.card, run.seed)
         (result / "card.md").write_text(card, encoding="utf-8")
         run.cost(examples=sum(made.values()))

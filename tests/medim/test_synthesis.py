@@ -137,7 +137,8 @@ def test_pairs_of_an_imported_dataset_have_no_judge(scorer, tmp_path):
     origin = replace(ORIGIN, dataset="mine")
     unjudged = PairScorer(mine, real)
     synthesize(Redrawing("phantom_cxr"), ASKED, unjudged, origin, SETTINGS, tmp_path / "w", tmp_path / "out.parquet")
-    assert {(row["alignment"], row["faithful"]) for row in rows(tmp_path / "out.parquet")} == {(None, None)}
+    found = rows(tmp_path / "out.parquet")
+    assert {(row["alignment"], row["judge"], row["faithful"]) for row in found} == {(None, None, None)}
     assert all(row["nearest"] >= 0 for row in rows(tmp_path / "out.parquet"))
 
 

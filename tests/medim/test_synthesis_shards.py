@@ -30,12 +30,12 @@ def world(tmp_path_factory):
     return folder
 
 
-def values(world, work, prompts, settings=SETTINGS):
+def values(world, work, prompts, settings=SETTINGS, judge=None):
     files = {name: {split: world / name / f"{split}.parquet" for split in ("train", "val")} for name in prompts}
     system = system_values(world / "medim", world / "vqgan", tiny.SAMPLER, {}, torch.device("cpu"))
     return maker_values(
         system=system, reader=world / "reader", origin=("medim", "abc"), seed=3, prompts=prompts, files=files,
-        settings=settings, work=work,
+        settings=settings, work=work, judge=judge,
     )  # fmt: skip
 
 
