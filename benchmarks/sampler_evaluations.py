@@ -47,6 +47,7 @@ from pipeline.resources import configure, device
 from pipeline.stage import content_hash
 
 NAME, ROOT = "sampler_evaluations", Path(__file__).parents[1]
+CODE = ("generate", "evaluate")  # stages whose code makes the answers and scores them
 
 
 def wanted_points(
@@ -115,7 +116,7 @@ def run(
     kept = {name: numbers[name] for name in ("pairs", "seed", "resamples")}
     identity = {
         "inputs": check_inputs(world, model, datasets),
-        "code": hash_text(Instance("generate", (("model", "medim"),)), Sources(ROOT)).split("\n")[0],
+        "code": [hash_text(Instance(s, (("model", "medim"),)), Sources(ROOT)).split("\n")[0] for s in CODE],
         "sampler": {task: asdict(base) for task, base in bases.items()},
         **kept,
     }
@@ -134,7 +135,9 @@ def run(
         for name in datasets:
             pairs = read_pairs(world.pairs(name, "val"), numbers["pairs"])
             grounds[name] = ground_of(name, pairs, Questions(network, vqgan, next(iter(bases.values()))))
-        Questions(network, vqgan, todo[0].settings).joint([0, 1])  # what starts with the first pass is not measured
+        Questions(network, vqgan, replace(todo[0].settings, text_beams=1)).joint(
+            [0, 1]
+        )  # what starts with the first pass is not measured
         bar = tqdm(total=len(todo), desc=NAME, unit="point", disable=None)
 
         def ask(one: Wanted) -> dict[str, Any]:

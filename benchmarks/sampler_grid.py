@@ -12,7 +12,8 @@ evaluations as it has tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -24,7 +25,7 @@ PANELS = {  # panel -> key of the JSON file under which its series stand
     "schedule": "evaluations", "order": "evaluations", "commit": "evaluations", "guidance": "guidance",
     "temperature": "temperature", "choice": "choice",
 }  # fmt: skip
-CHOICES = ("candidates", "draws", "text_beams")  # at most one of them is more than 1 in a series of the panel `choice`
+CHOICES = ("candidates", "draws", "text_beams")  # one of them is tried at a time, and together those of the default
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _changed(start: SamplerSettings, new: dict[str, Any], base: SamplerSettings)
     """`start` with other values, and a length that goes with its order where `base` writes from left to right."""
     order, commit = (str(new.get(name, getattr(start, name))) for name in ("text_order", "text_commit"))
     if _skips_words(order, commit) and not _skips_words(base.text_order, base.text_commit):
-        new = new | {"text_length": "first"}
+        new = new | {"text_length": "first", "text_redraws": 0}
     return replace(start, **new)
 
 
@@ -177,12 +178,14 @@ def series_of(base: SamplerSettings, task: str, sweep: Sweep) -> list[Series]:
 
 
 def number_of(settings: SamplerSettings) -> int:
-    """How many answers, draws a step or beams there are to choose from; 1: no choice."""
-    return max(int(getattr(settings, what)) for what in CHOICES)
+    """Answers times draws a step times beams that are chosen from; 1: no choice."""
+    return math.prod(int(getattr(settings, what)) for what in CHOICES)
 
 
 def choices(base: SamplerSettings, tried: Iterable[tuple[str, float, tuple[int, ...]]]) -> list[Series]:
     """The series of the panel `choice`, one a kind of choice and weight; each begins with no choice at all.
+
+    A default that chooses in several ways has one of its own, see `_together`.
 
     Beams end a report with its EOS, so they are measured with a free length, whatever the default has.
     """
@@ -195,9 +198,19 @@ def choices(base: SamplerSettings, tried: Iterable[tuple[str, float, tuple[int, 
         numbers.setdefault((own[0], base.agreement_weight), set()).add(number_of(base))
     found = []
     for (what, weight), several_of in numbers.items():
-        start = replace(alone, text_length="free", eos_fills=True) if what == "text_beams" else alone
+        free: dict[str, Any] = {"text_length": "free", "text_redraws": 0, "eos_fills": True}
+        start = replace(alone, **free) if what == "text_beams" else alone
         chosen: list[dict[str, Any]] = [{what: number} for number in sorted(several_of - {1})]
         more = [replace(start, agreement_weight=weight, **of_several) for of_several in chosen]
         label = what if (what, weight) == ("candidates", 0.0) else f"{what}, weight {weight:g}"
         found.append(Series("choice", label, (alone, *more)))
-    return found
+    return [*found, _together(alone, base, own)] if len(own) > 1 else found
+
+
+def _together(alone: SamplerSettings, base: SamplerSettings, kinds: Sequence[str]) -> Series:
+    """From no choice to the default's, which has several kinds: one more at each point, draws before answers."""
+    points, now = [alone], replace(alone, agreement_weight=base.agreement_weight)
+    for what in reversed(kinds):
+        now = replace(now, **{what: getattr(base, what)})
+        points.append(now)
+    return Series("choice", " + ".join(f"{what} {getattr(base, what)}" for what in reversed(kinds)), tuple(points))

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from medim.data import get_domain, is_drawn
 from medim.data.domain import Domain, Findings, Grammar, labels_of
+from medim.data.report_grammar import ReportGrammar
 from medim.metrics.alignment import PhantomJudge, alignment
 from medim.metrics.bootstrap import Estimate, bootstrap_mean, not_measured
 from medim.metrics.clinical import ClinicalSettings, ce_rules_scores, packaged_scores
+from medim.metrics.contradictions import self_agreement
 from medim.metrics.finding_reader import FindingReader, domains_of, features, read_pictures
 from medim.metrics.findings import (
     distinct_sets_ratio,
@@ -209,6 +211,8 @@ class Evaluation:
             if reference.prose is not None:
                 written = list(said.values())
                 scores["sentence_validity"] = sentence_validity(written, reference.prose, seed, resamples)
+                if isinstance(reference.prose, ReportGrammar):
+                    scores |= self_agreement(written, truth, reference.labels, reference.prose, seed, resamples)
         return scores
 
     def pictures(self, reference: Reference, samples: Sequence[Sample]) -> Scores:
@@ -291,6 +295,8 @@ class Evaluation:
             scores |= finding_scores(said, seen, reference.labels, seed, resamples)
             scores["silent_pairs"] = silent_pairs(said, seen, seed, resamples)
             scores["sentence_validity"] = sentence_validity(reports, grammar, seed, resamples)
+            if isinstance(grammar, ReportGrammar):
+                scores |= self_agreement(reports, seen, reference.labels, grammar, seed, resamples)
             scores["findings_within_30pct"] = findings_within_30pct(said, reference.frequency, seed, resamples)
             real = states_of(reference.train)
             scores["distinct_sets_ratio"] = distinct_sets_ratio(said, real, seed, resamples)

@@ -130,7 +130,7 @@ class MeDiM(nn.Module):
         super().__init__()
         self.tokenizer, self.layout, self.noise = tokenizer, layout, noise
         self.vocab = SharedVocab(tokenizer.size, codebook_size)
-        self.space = TokenSpace(layout, self.vocab, tokenizer.allowed(), tokenizer.eos_id)
+        self.space = TokenSpace(layout, self.vocab, tokenizer.allowed(), tokenizer.eos_id, tokenizer.last_characters())
         self.schedule = get_schedule(noise)
         self.backbone: Backbone = backbone.build(self.vocab, layout)
 

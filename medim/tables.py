@@ -22,7 +22,9 @@ from medim.metrics.report_errors import CE_RULES_OF_ONE, EFFECT, ERRORS, NOTICED
 
 Metrics = Mapping[str, Mapping[str, Any]]  # model -> content of metrics/<model>.json
 
-LOWER = ("FID", "KID", "reconstruction FID", "copied_from_train")  # metrics that are better when lower
+LOWER = (  # metrics that are better when lower
+    "FID", "KID", "reconstruction FID", "copied_from_train", "repeated_sentences", "contradicted_findings",
+)  # fmt: skip
 NEITHER = (  # neither high nor low is better: held against what real pairs have
     "length_ratio", "nearest_train_gap", "share", "silent_pairs", "nearest_neighbour_f1", "finding_f1_of_real",
 )  # fmt: skip
@@ -38,8 +40,10 @@ REPORT_METRICS = {  # metric -> column as printed; only the NLTK protocol made t
     "METEOR (coco)": None, "ROUGE-L (coco)": None, "CIDEr (coco)": None,
     "length_ratio": None, "distinct_reports": None, "copied_from_train": None,
 }  # fmt: skip
+SELF_METRICS = ("repeated_sentences", "contradicted_findings", "uncontradicted_finding_f1")
 FINDING_METRICS = (
     "finding_precision", "finding_recall", "finding_f1", "finding_f1_without_side", "sentence_validity",
+    *SELF_METRICS,
 )  # fmt: skip
 CLINICAL_METRICS = (  # of chest reports: CheXpert's labels, by our rules
     "ce_rules_micro_f1_14 (uncertain as negative)", "ce_rules_macro_f1_14 (uncertain as negative)",
@@ -56,8 +60,8 @@ MIX_METRICS = (
 )  # fmt: skip
 SYNTHETIC = {"unidisc": "UniDisc", "medim": "MeDiM"}  # generators of synthetic pairs, as they are called
 JOINT_METRICS = (
-    "finding_f1", "alignment (phantom judge)", "silent_pairs", "sentence_validity", "findings_within_30pct",
-    "distinct_sets_ratio", "distinct_reports", "share",
+    "finding_f1", "alignment (phantom judge)", "silent_pairs", "sentence_validity", *SELF_METRICS,
+    "findings_within_30pct", "distinct_sets_ratio", "distinct_reports", "share",
 )  # fmt: skip
 READERS = "readers"  # stands for a model: what people said of generated pairs, see medim.reader_results
 HUMAN_METRICS = (
@@ -70,7 +74,8 @@ VQGAN_METRICS = (
     "finding_f1_ratio_worst",
 )  # fmt: skip
 MISSION_METRICS = (
-    "image_to_report/finding_f1", "image_to_report/sentence_validity", "image_to_report/side_auroc",
+    "image_to_report/finding_f1", "image_to_report/sentence_validity",
+    *(f"image_to_report/{name}" for name in SELF_METRICS), "image_to_report/side_auroc",
     "report_to_image/finding_f1", "report_to_image/finding_f1_of_real", "report_to_image/finding_f1_ratio",
     "report_to_image/nearest_train_gap", "joint/finding_f1", "joint/silent_pairs", "joint/sentence_validity",
     "joint/findings_within_30pct", "joint/distinct_sets_ratio",

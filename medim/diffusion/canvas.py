@@ -194,6 +194,14 @@ class Canvas:
         nothing = torch.zeros_like(self.log_probs[rows])
         self.fill(rows, self._behind_eos(x), torch.full_like(x, self.space.eos_id), nothing, step)
 
+    def take_back(self, rows: Tensor, what: Tensor) -> None:
+        """Make tokens (b, L) bool of samples (b,) unknown again; what was given stays."""
+        what = what & self.initially[rows]
+        self.x[rows] = self.x[rows].masked_fill(what, self.space.mask_id)
+        self.steps[rows] = self.steps[rows].masked_fill(what, -1)
+        self.log_probs[rows] = self.log_probs[rows].masked_fill(what, 0.0)
+        self.unknown[rows] |= what
+
     def after(self, rows: Tensor, commit: Tensor, ids: Tensor, eos_fills: bool) -> Tensor:
         """(b, L) what would stand after `fill` and, with `eos_fills`, `end_reports`; see `fill` for the arguments."""
         x = torch.where(commit & self.unknown[rows], ids, self.x[rows])

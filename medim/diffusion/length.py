@@ -76,13 +76,17 @@ def draw_lengths(canvas: Canvas, denoise: Denoise, settings: SamplerSettings, no
     return used.long()
 
 
-def settle_ends(log_p: ModalityLogits, eos_id: int | None, u: Tensor) -> tuple[ModalityLogits, Tensor]:
+def settle_ends(log_p: ModalityLogits, eos_id: int | None, asked: Tensor, u: Tensor) -> tuple[ModalityLogits, Tensor]:
     """Draw which report tokens are EOS, and leave words alone to be drawn elsewhere.
+
+    Where several words of a report come at once, P(EOS) at each of them is that the report is no longer, so all of them
+    are held against one number, as in `cut`: with a number each it would end early.
 
     Args:
         log_p: log-probabilities at the tokens asked for, (N, V) of the report.
         eos_id: of the report tokenizer.
-        u: (N,) float64 in [0, 1).
+        asked: (b, L) bool, the N report tokens of this step, of each sample the next ones from left to right.
+        u: (b, L) float64 in [0, 1); read at the first token of each sample.
 
     Returns:
         The same with nothing but EOS possible where the report ends (u < P(EOS)) and everything but EOS elsewhere; and
@@ -93,13 +97,19 @@ def settle_ends(log_p: ModalityLogits, eos_id: int | None, u: Tensor) -> tuple[M
     """
     if eos_id is None:
         raise ValueError("sampler.text_length `hazard` needs a tokenizer with EOS: set it to free in params.yaml")
-    log_eos = log_p.text[:, eos_id].double()
-    ends = u < log_eos.exp()
+    p_eos = torch.zeros(asked.shape, dtype=torch.float64, device=asked.device)
+    p_eos[asked] = log_p.text[:, eos_id].double().exp()
+    at_most = p_eos.cummax(1).values
+    before = at_most.roll(1, 1).index_fill(1, torch.zeros(1, dtype=torch.int64, device=asked.device), 0.0)
+    mine = u.gather(1, asked.int().argmax(1, keepdim=True))
+    hazard = (at_most - before) / (1 - before).clamp(min=2.0**-53)  # P(ends here | not before)
+    nats = torch.where(mine < at_most, hazard.log(), torch.log1p(-hazard.clamp(max=1 - 2.0**-53)))
+    settled = nats.masked_fill(mine < before, 0.0)[asked]
+    ends = (mine < at_most)[asked]
     words = log_p.text.clone()
     words[:, eos_id] = -math.inf
     end = torch.full_like(words[:1], -math.inf)
     end[:, eos_id] = 0.0
     # a row of nothing but EOS ends always (u < 1), so its words, which are NaN, are never taken
     text = torch.where(ends[:, None], end, words.log_softmax(-1))
-    settled = torch.where(ends, log_eos, torch.log1p(-log_eos.exp().clamp(max=1 - 2.0**-53)))
     return ModalityLogits(text, log_p.image), settled

@@ -28,6 +28,7 @@ from medim.diffusion.draw import uniforms
 from medim.diffusion.first_hitting import fill_first_hitting
 from medim.diffusion.length import draw_lengths, settle_ends
 from medim.diffusion.order import scores, static_scores
+from medim.diffusion.repeats import said_again
 from medim.diffusion.report_beams import fill_by_beams
 from medim.diffusion.schedule import Schedule
 from medim.diffusion.settings import SamplerSettings, official_settings
@@ -71,6 +72,10 @@ def sample(
         raise ValueError(
             f"sampler.draws is {settings.draws} and agreement_weight {settings.agreement_weight}, but nothing tells "
             "what agrees better: set draws to 1 and the weight to 0 (params.yaml)"
+        )
+    if settings.text_redraws and not space.last_characters:
+        raise ValueError(
+            "sampler.text_redraws needs TokenSpace.last_characters, to see where sentences end: set it to 0"
         )
     if settings.text_lead < 1:
         return _fill(Canvas(space, x, generators, targets, null), denoise, settings, noise, value)
@@ -133,7 +138,9 @@ def fill_maskgit(
         canvas.space.layout, settings.image_order, uniforms(canvas.generators, 1, 1, device)[0, :, 0]
     )
     blind = blind_map(canvas, settings)
-    for step in range(length):
+    tail = tail_counts(plans)  # (B, G)
+    redraws = torch.full_like(before, settings.text_redraws)  # (B,) that are left
+    for step in range(length * (1 + settings.text_redraws)):
         rows = canvas.active()
         if not len(rows):
             return
@@ -144,6 +151,7 @@ def fill_maskgit(
         u = uniforms([canvas.generators[i] for i in rows.tolist()], numbers, length, device)
         unknown = canvas.unknown[rows]
         planned = plans[rows, :, step] if step < plans.shape[2] else torch.zeros_like(plans[rows, :, 0])
+        planned = torch.where(planned.any(1, keepdim=True), planned, tail[rows])  # of what was taken back
         keep = partial(
             _keep, canvas, settings, u=u[1], static=static[rows], noise=settings.choice_temperature * clock,
             unknown=unknown, planned=planned,
@@ -156,6 +164,26 @@ def fill_maskgit(
         canvas.fill(rows, kept, ids, log_prob, before[rows, None] + step)
         if settings.eos_fills:
             canvas.end_reports(rows, before[rows, None] + step)
+        if settings.text_redraws:
+            take_back_repeats(canvas, rows[redraws[rows] > 0], redraws)
+
+
+def take_back_repeats(canvas: Canvas, rows: Tensor, left: Tensor) -> None:
+    """Make sentences that their report (rows (b,)) says again unknown; `left` (B,) counts down. See `repeats`."""
+    text = canvas.space.layout.text
+    again = said_again(canvas.x[rows, text], canvas.space.last_characters)
+    again &= (canvas.initially[rows, text] | ~again).all(1, keepdim=True)  # what was given is not taken back
+    what = torch.zeros_like(canvas.unknown[rows])
+    what[:, text] = again
+    canvas.take_back(rows, what)
+    left[rows] -= again.any(1).long()
+
+
+def tail_counts(plans: Tensor) -> Tensor:
+    """(B, G) tokens to keep at evaluations behind the plan (B, G, E): its last count that is not 0."""
+    places = torch.arange(1, plans.shape[2] + 1, device=plans.device)
+    last = ((plans > 0) * places).argmax(2, keepdim=True)
+    return plans.gather(2, last)[:, :, 0]
 
 
 def _draw(
@@ -175,7 +203,7 @@ def _draw(
     settled = torch.zeros_like(u[0])
     if settings.text_length == "hazard":
         asked = wanted & canvas.text
-        log_p, settled[asked] = settle_ends(log_p, canvas.space.eos_id, u[-1][asked])
+        log_p, settled[asked] = settle_ends(log_p, canvas.space.eos_id, asked, u[-1])
         u = u[:-1]
 
     def drawn(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:

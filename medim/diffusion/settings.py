@@ -49,6 +49,8 @@ class SamplerSettings:
             `length.draw_lengths`); `hazard` draws at each word whether the report ends there, by P(EOS) itself, which
             neither temperature, nucleus nor the choice among draws moves (words must come from left to right, see
             `length.settle_ends`); `free` lets EOS be drawn like any token (official: there is no EOS).
+        text_redraws: sentences of a report that are drawn anew, at most, because they stand in it already (`repeats`;
+            words must come from left to right); 0: none.
         eos_fills: at the end, what follows the first EOS of a report is overwritten by EOS (given tokens stay).
         candidates: samples drawn a question, of which `medim.questions` keeps the one whose picture and report agree
             best by the model's towers (as DALL-E ranks samples by CLIP, Ramesh et al. 2021, Sec. 2.6); 1: no choice.
@@ -89,6 +91,7 @@ class SamplerSettings:
     image_guidance: float
     guidance_ramp: str
     text_length: str
+    text_redraws: int
     eos_fills: bool
     candidates: int
     draws: int
@@ -112,6 +115,11 @@ class SamplerSettings:
                 f"sampler.text_length hazard needs {', '.join(MOST_LEFT)} (method, text_order, text_commit), got "
                 f"{self.method}, {self.text_order}, {self.text_commit}: elsewhere an end would be drawn anew at every "
                 f"evaluation and stop the report early; set text_length to first in params.yaml"
+            )
+        if self.text_redraws and (self.method, self.text_order, self.text_commit) != MOST_LEFT:
+            raise ValueError(
+                f"sampler.text_redraws is {self.text_redraws}, which needs {', '.join(MOST_LEFT)} (method, text_order, "
+                f"text_commit), got {self.method}, {self.text_order}, {self.text_commit}: set it to 0 in params.yaml"
             )
         if self.rewrites and self.text_lead < 1:
             raise ValueError(
@@ -153,6 +161,7 @@ class SamplerSettings:
             "image_guidance": self.image_guidance < 0,
             "candidates": self.candidates < 1,
             "draws": self.draws < 1,
+            "text_redraws": self.text_redraws < 0,
             "text_beams": self.text_beams < 1,
             "agreement_weight": self.agreement_weight < 0,
         }
@@ -168,6 +177,7 @@ class SamplerSettings:
         wrong = {
             f"method {self.method}": self.method != "maskgit", "eos_fills false": not self.eos_fills,
             f"text_length {self.text_length}": self.text_length != "free",
+            f"text_redraws {self.text_redraws}": self.text_redraws > 0,
             f"candidates {self.candidates}: every answer would be the same": self.candidates > 1,
         }  # fmt: skip
         for what, bad in wrong.items():
@@ -206,6 +216,6 @@ def official_settings(steps: int) -> SamplerSettings:
         text_order="confidence", image_order="confidence", choice_temperature=10.0,
         text_commit="count", image_commit="count", text_commit_level=0.0, image_commit_level=0.0,
         text_temperature=1.0, image_temperature=1.0, text_top_p=1.0, image_top_p=1.0,
-        text_guidance=5.0, image_guidance=5.0, guidance_ramp="linear", text_length="free", eos_fills=False,
-        candidates=1, draws=1, text_beams=1, agreement_weight=0.0, precision="auto",
+        text_guidance=5.0, image_guidance=5.0, guidance_ramp="linear", text_length="free", text_redraws=0,
+        eos_fills=False, candidates=1, draws=1, text_beams=1, agreement_weight=0.0, precision="auto",
     )  # fmt: skip

@@ -21,12 +21,15 @@ class TokenSpace:
         vocab: the shared ids.
         allowed_text: (n_text,) bool, report ids that a sampler may emit (see TextTokenizer.allowed).
         eos_id: report id that ends and pads a report; None where reports have no end.
+        last_characters: of what each report id writes, "" for nothing (see TextTokenizer.last_characters); empty where
+            nobody asks for sentences.
     """
 
     layout: SequenceLayout
     vocab: SharedVocab
     allowed_text: Tensor
     eos_id: int | None
+    last_characters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the sizes.

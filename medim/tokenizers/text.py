@@ -187,6 +187,12 @@ class TextTokenizer:
         out[self.eos_id] = True
         return out
 
+    def last_characters(self) -> tuple[str, ...]:
+        """Of what each id writes, without spaces at its end; "" where it writes nothing, as EOS."""
+        silent = {*self.backend.special, self.boi_id, self.eoi_id, self.eos_id}
+        texts = ("" if index in silent else self.backend.decode([index]).rstrip() for index in range(self.size))
+        return tuple(text[-1:] for text in texts)
+
     def save(self, folder: Path) -> None:
         """Write `text_tokenizer.json` and the tokenizer's own file; `load` reads them."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -100,7 +100,16 @@ def test_a_default_that_chooses_stands_in_its_own_series_only():
     assert next(s for s in found if s.label == "guidance").settings[1].text_beams == 3  # beams read the guidance
     unread = [s for s in found if s.panel in ("schedule", "order", "commit", "temperature")]
     assert {one.text_beams for s in unread for one in s.settings} == {1}
-    assert series_of(replace(BASE, draws=2, candidates=2), "report_to_image", CHOICE)[0].settings[0] == BASE
+
+
+def test_a_default_that_chooses_in_several_ways_is_reached_one_way_after_the_other():
+    base = replace(BASE, draws=32, candidates=2, agreement_weight=8.0)
+    found = series_of(base, "report_to_image", CHOICE)
+    assert found[0].settings[0] == BASE
+    last = found[-1]
+    assert (last.panel, last.label) == ("choice", "draws 32 + candidates 2")
+    assert last.settings == (BASE, replace(base, candidates=1), base)
+    assert [number_of(one) for one in last.settings] == [1, 32, 64]
 
 
 def test_names_say_what_differs():

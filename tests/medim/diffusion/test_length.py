@@ -94,6 +94,18 @@ def test_ends_drawn_by_themselves_are_the_networks_whatever_is_done_to_words(wha
     assert total < 0.08 < 0.2 < moved  # pure chance gives .035 at this size
 
 
+@pytest.mark.parametrize("steps", [1, 3, 4])
+def test_ends_are_the_networks_where_several_words_come_at_once(steps, space, blank, settings):
+    """With a number of its own for each of k words a report would end with 1 - (1 - P)^k."""
+    num = 800
+    chosen = settings(**RASTER | {"text_steps": steps}, text_length="hazard")
+    out = run(Lengths(space), with_pictures(blank, space, num), space, chosen)
+    assert (torch.bincount(lengths(out, space), minlength=11) / num - LENGTHS).abs().sum() / 2 < 0.07  # chance: .03
+    n = lengths(out, space)
+    found = out.log_probs[:, space.layout.text].sum(1)
+    assert torch.allclose(found, LENGTHS[n].double().log() - n * torch.log(torch.tensor(9.0)).double(), atol=1e-5)
+
+
 def test_log_probabilities_of_ends_and_words_are_those_of_the_network(space, blank, settings):
     """P(report) = P(length) / 9^length, by the chain rule."""
     out = run(Lengths(space), with_pictures(blank, space, 40), space, settings(**RASTER, text_length="hazard"))
@@ -105,7 +117,8 @@ def test_log_probabilities_of_ends_and_words_are_those_of_the_network(space, bla
 def test_what_is_settled_is_all_that_is_left():
     p = torch.tensor([[0.25, 0.5, 0.25], [0.25, 0.5, 0.25], [1.0, 0.0, 0.0], [0.0, 0.5, 0.5]], dtype=torch.float64)
     u = torch.tensor([0.24, 0.26, 1 - 2**-53, 0.0], dtype=torch.float64)
-    left, settled = settle_ends(ModalityLogits(p.log(), torch.zeros(0, 7)), 0, u)
+    asked = torch.ones(4, 1, dtype=torch.bool)
+    left, settled = settle_ends(ModalityLogits(p.log(), torch.zeros(0, 7)), 0, asked, u[:, None])
     want = torch.tensor([[1, 0, 0], [0, 2 / 3, 1 / 3], [1, 0, 0], [0, 0.5, 0.5]], dtype=torch.float64)
     assert torch.allclose(left.text.exp(), want)
     assert torch.allclose(settled.exp(), torch.tensor([0.25, 0.75, 1.0, 1.0], dtype=torch.float64))

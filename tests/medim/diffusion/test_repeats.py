@@ -1,0 +1,129 @@
+"""Sentences that a report would say twice: found by hand, drawn anew by the network's law without them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from medim.diffusion.denoise import ModalityLogits
+from medim.diffusion.repeats import said_again
+from medim.diffusion.sampler import sample, seeded_generators
+from medim.diffusion.schedule import get_schedule
+
+# ids: 0 EOS, 1-3 words, 4 full stop, 5 colon, 6 a digit; 12 is [MASK]
+CHARACTERS = ("", "a", "b", "c", ".", ":", "1", "x", "x", "x", "x", "x")
+WORDS = torch.tensor([0.6, 0.3, 0.1])
+
+
+class Sentences:
+    """Reports of `count` sentences of one word each, drawn apart from each other; with `last` given words behind."""
+
+    def __init__(self, space, count=2):
+        self.space, self.count = space, count
+
+    def __call__(self, xt, t, positions):
+        out = torch.full((len(xt), self.space.layout.length, 12), -50.0, dtype=torch.float64)
+        text = torch.full((10, 12), -50.0, dtype=torch.float64)
+        for place in range(10):
+            if place >= 2 * self.count:
+                text[place, 0] = 0.0
+            elif place % 2:
+                text[place, 4] = 0.0
+            else:
+                text[place, 1:4] = WORDS.double().log()
+        out[:, self.space.layout.text] = text
+        image = torch.zeros(len(xt), self.space.layout.length, 7, dtype=torch.float64)
+        return ModalityLogits(out[positions & self.space.is_text], image[positions & self.space.is_image])
+
+
+@pytest.fixture
+def spoken(space):
+    return replace(space, last_characters=CHARACTERS)
+
+
+def run(net, x, space, chosen):
+    return sample(net, x, space, chosen, seeded_generators(range(len(x))), get_schedule("linear"))
+
+
+def with_pictures(blank, space, num):
+    x = blank(num)
+    x[:, space.layout.image] = space.vocab.from_codes(torch.arange(16) % 7)
+    return x
+
+
+def left_to_right(settings, **changes):
+    plain = {"text_order": "raster", "text_schedule": "linear", "text_steps": 10, "eos_fills": True}
+    return settings(**plain | {"text_length": "hazard"} | changes)
+
+
+@pytest.mark.parametrize(
+    ("ids", "again"),
+    [
+        ([1, 4, 2, 4, 1, 4, 12, 12], [4, 5]),  # a. b. a.
+        ([1, 4, 2, 4, 2, 1, 4, 12], []),  # a. b. b a.
+        ([1, 4, 1, 4, 2, 4, 12, 12], []),  # the last one is new
+        ([2, 5, 1, 4, 2, 4, 1, 4], [6, 7]),  # the prompt ends with a colon
+        ([1, 4, 1, 12, 4, 12, 12, 12], []),  # not finished
+        ([1, 6, 4, 6, 4, 1, 6, 4], []),  # a 1.1. a 1.: no sentence ends behind a digit
+        ([1, 4, 0, 0, 1, 4, 0, 0], []),  # behind the end nothing is said
+    ],
+)
+def test_the_last_sentence_is_found_where_it_stood_before(ids, again):
+    found = said_again(torch.tensor([ids, ids]), CHARACTERS)
+    assert found[0].nonzero()[:, 0].tolist() == again and torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("steps", [10, 4])
+def test_the_law_is_the_networks_given_that_nothing_comes_twice(steps, spoken, blank, settings):
+    """P(first, second) = p(first) p(second) / (1 - p(first))."""
+    num = 3000
+    out = run(Sentences(spoken), with_pictures(blank, spoken, num), spoken,
+              left_to_right(settings, text_redraws=30, text_steps=steps))  # fmt: skip
+    text = out.x[:, spoken.layout.text]
+    assert bool((text[:, [1, 3]] == 4).all()) and bool((text[:, 4:] == 0).all())
+    first, second = text[:, 0] - 1, text[:, 2] - 1
+    assert bool((first != second).all())
+    found = torch.bincount(first * 3 + second, minlength=9).view(3, 3) / num
+    expected = WORDS[:, None] * WORDS / (1 - WORDS)[:, None]
+    expected.fill_diagonal_(0)
+    assert (found - expected).abs().sum() / 2 < 0.04  # pure chance gives .02
+
+
+def test_what_is_recorded_is_of_the_last_draw(spoken, blank, settings):
+    net, num = Sentences(spoken), 200
+    out = run(net, with_pictures(blank, spoken, num), spoken, left_to_right(settings, text_redraws=30))
+    text = slice(spoken.layout.text.start, spoken.layout.text.start + 4)
+    words = out.x[:, text][:, [0, 2]] - 1
+    assert torch.allclose(out.log_probs[:, text].sum(1), WORDS[words].double().log().sum(1), atol=1e-6)
+    assert bool((out.steps[:, text].diff(dim=1) > 0).all())
+    again = out.num_evaluations > 5  # four tokens and the end
+    assert 0.3 < float(again.double().mean()) < 0.6  # .46 repeat themselves at first
+    assert bool((out.num_evaluations[~again] == 5).all())
+
+
+def test_after_so_many_redraws_what_comes_stands(spoken, blank, settings):
+    num = 2000
+    for redraws in (0, 1):
+        out = run(Sentences(spoken), with_pictures(blank, spoken, num), spoken,
+                  left_to_right(settings, text_redraws=redraws))  # fmt: skip
+        text = out.x[:, spoken.layout.text]
+        twice = float((text[:, 0] == text[:, 2]).double().mean())
+        assert twice == pytest.approx(float((WORDS ** (2 + redraws)).sum()), abs=0.04)
+
+
+def test_what_is_given_is_never_taken_back(spoken, blank, settings):
+    x = with_pictures(blank, spoken, 50)
+    x[:, spoken.layout.text][:, :4] = torch.tensor([2, 4, 2, 4])
+    out = run(Sentences(spoken, 3), x, spoken, left_to_right(settings, text_redraws=5))
+    text = out.x[:, spoken.layout.text]
+    assert bool((text[:, :4] == torch.tensor([2, 4, 2, 4])).all())
+    assert bool((text[:, 4] != 2).all()) and bool((text[:, 5] == 4).all())
+
+
+def test_wrong_settings_are_refused(space, spoken, blank, settings):
+    with pytest.raises(ValueError, match="text_redraws is 2, which needs maskgit, raster, count"):
+        settings(text_redraws=2)
+    with pytest.raises(ValueError, match=r"sampler\.text_redraws is -1, out of range"):
+        settings(text_redraws=-1, text_order="raster")
+    with pytest.raises(ValueError, match=r"text_redraws needs TokenSpace\.last_characters"):
+        run(Sentences(space), with_pictures(blank, space, 2), space, left_to_right(settings, text_redraws=2))
