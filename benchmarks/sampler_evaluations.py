@@ -113,12 +113,11 @@ def run(
         ValueError: see `base_of` and `ground_of`.
     """
     bases = {task: base_of(sampler) for task, sampler in samplers.items()}
-    kept = {name: numbers[name] for name in ("pairs", "seed", "resamples")}
     identity = {
         "inputs": check_inputs(world, model, datasets),
         "code": [hash_text(Instance(s, (("model", "medim"),)), Sources(ROOT)).split("\n")[0] for s in CODE],
         "sampler": {task: asdict(base) for task, base in bases.items()},
-        **kept,
+        **{name: numbers[name] for name in ("pairs", "seed", "resamples")},
     }
     record = Record(out / f"{NAME}.json", identity)
     if record.differs:
@@ -135,9 +134,8 @@ def run(
         for name in datasets:
             pairs = read_pairs(world.pairs(name, "val"), numbers["pairs"])
             grounds[name] = ground_of(name, pairs, Questions(network, vqgan, next(iter(bases.values()))))
-        Questions(network, vqgan, replace(todo[0].settings, text_beams=1)).joint(
-            [0, 1]
-        )  # what starts with the first pass is not measured
+        warm = replace(todo[0].settings, text_beams=1)  # what starts with the first pass is not measured
+        Questions(network, vqgan, warm).joint([0, 1])
         bar = tqdm(total=len(todo), desc=NAME, unit="point", disable=None)
 
         def ask(one: Wanted) -> dict[str, Any]:

@@ -41,9 +41,9 @@ REPORT_METRICS = {  # metric -> column as printed; only the NLTK protocol made t
     "length_ratio": None, "distinct_reports": None, "copied_from_train": None,
 }  # fmt: skip
 SELF_METRICS = ("repeated_sentences", "contradicted_findings", "uncontradicted_finding_f1")
+SIDE_METRICS = ("side_auroc", "side_pair_accuracy")
 FINDING_METRICS = (
-    "finding_precision", "finding_recall", "finding_f1", "finding_f1_without_side", "sentence_validity",
-    *SELF_METRICS,
+    "finding_precision", "finding_recall", "finding_f1", "finding_f1_without_side", "sentence_validity", *SELF_METRICS,
 )  # fmt: skip
 CLINICAL_METRICS = (  # of chest reports: CheXpert's labels, by our rules
     "ce_rules_micro_f1_14 (uncertain as negative)", "ce_rules_macro_f1_14 (uncertain as negative)",
@@ -75,13 +75,13 @@ VQGAN_METRICS = (
 )  # fmt: skip
 MISSION_METRICS = (
     "image_to_report/finding_f1", "image_to_report/sentence_validity",
-    *(f"image_to_report/{name}" for name in SELF_METRICS), "image_to_report/side_auroc",
+    *(f"image_to_report/{name}" for name in (*SELF_METRICS, *SIDE_METRICS)),
     "report_to_image/finding_f1", "report_to_image/finding_f1_of_real", "report_to_image/finding_f1_ratio",
     "report_to_image/nearest_train_gap", "joint/finding_f1", "joint/silent_pairs", "joint/sentence_validity",
     "joint/findings_within_30pct", "joint/distinct_sets_ratio",
     "vqgan/finding_f1_ratio", "vqgan/finding_f1_ratio_worst", "vqgan/psnr", "difficulty/nearest_neighbour_f1",
 )  # fmt: skip
-STORED = {"image_to_report/side_auroc": "side/side_auroc"}  # column of `mission` -> its metric key, where they differ
+STORED = {f"image_to_report/{name}": f"side/{name}" for name in SIDE_METRICS}  # column of `mission` -> metric key
 
 
 @dataclass(frozen=True)
@@ -319,7 +319,7 @@ MISSION_ROWS = (
             "/vqgan/": "says how good the image tokenizer is, whatever the row",
             "/difficulty/": "says how hard the dataset is, whatever the row",
             "/finding_f1_of_real": "says how good the finding reader is, whatever the row",
-            "/side_auroc": "needs probabilities, which this row does not give",
+            "/side_": "needs probabilities, which this row does not give",
         }
     ),
 )
