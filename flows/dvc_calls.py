@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.resources import TELEMETRY_OFF
 
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")  # without the flag DVC gives up after 3 s
 PAUSE = 2  # seconds between two tries
+QUIET = 10.0  # seconds after which a call that says nothing is spoken of
+POLL = 1.0  # seconds
 
 
 class DvcError(RuntimeError):
@@ -29,20 +31,50 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**TELEMETRY_OFF, **own, "PATH": path, "PYTHONUNBUFFERED": "1", **(more or {})}
 
 
-def ask(*arguments: str, tries: int = 1) -> str:
+def ask(
+    *arguments: str, tries: int = 1, limit: float = 3600.0, say: Callable[[str], None] = lambda _: None,
+    alive: Callable[[], bool] = lambda: True,
+) -> str:  # fmt: skip
     """What `dvc ARGUMENTS` prints.
 
     Args:
-        arguments: after `dvc --wait-for-lock`.
+        arguments: after `dvc --wait-for-lock`, which waits for the repository's lock without a word or an end.
         tries: of a call that takes no lock and may meet a half-written dvc.lock.
+        limit: seconds until a call that does not end is ended.
+        say: is told once that it waits.
+        alive: asked every second; once it says no, the call is ended.
 
     Raises:
-        DvcError: it ended with an error.
+        DvcError: it ended with an error, or was ended.
     """
     for left in reversed(range(tries)):
-        done = subprocess.run([*DVC, *arguments], env=environment(), capture_output=True, text=True)
-        if done.returncode == 0:
-            return done.stdout
+        code, out, err = _call(arguments, limit, say, alive)
+        if code == 0:
+            return out
         if left:
             time.sleep(PAUSE)
-    raise DvcError(f"dvc {' '.join(arguments)} ended with {done.returncode}:\n{(done.stderr or done.stdout).strip()}")
+    raise DvcError(f"dvc {' '.join(arguments)} ended with {code}:\n{(err or out).strip()}")
+
+
+def _call(
+    arguments: Sequence[str], limit: float, say: Callable[[str], None], alive: Callable[[], bool]
+) -> tuple[int, str, str]:
+    """Exit code, output and errors."""
+    name, begun, said = f"dvc {' '.join(arguments)}", time.monotonic(), False
+    with subprocess.Popen(
+        [*DVC, *arguments], env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        while True:
+            try:
+                out, err = process.communicate(timeout=POLL)
+                return process.returncode, out, err
+            except subprocess.TimeoutExpired:
+                passed = time.monotonic() - begun
+            if passed > limit or not alive():
+                process.kill()
+                why = f"had no answer after {passed:.0f} s" if passed > limit else "was given up: its flow is gone"
+                raise DvcError(f"{name} {why}; who holds the repository's lock? `fuser -v .dvc/tmp/lock` tells")
+            if passed > QUIET and not said:
+                said = True
+                say(f"waiting for {name}: another DVC may have the repository's lock (`fuser -v .dvc/tmp/lock`)")

@@ -78,11 +78,12 @@ def run_flow(name: str, prefixes: Sequence[str], tables: Sequence[str], policy: 
     log.info("%s: asking DVC what is stale (world %s)", name, world.name)
     say_alive(flow_run.get_id())
     graph = read_graph()
-    stages = stages_to_run(graph, stale_stages(policy.seconds, log.info), with_prefix(graph, prefixes))
+    stale = stale_stages(policy.seconds, log.info, lambda: os.getppid() == caller)
+    stages = stages_to_run(graph, stale, with_prefix(graph, prefixes))
     slots = Slots()
     where = ", ".join(str(device) for device in slots.devices if device is not None) or "none, one job at a time"
     log.info("%d stages to run: %s (GPUs: %s)", len(stages), ", ".join(stages) or "none", where)
-    runner = StageRunner(graph, slots, policy, PrefectTasks().submit)
+    runner = StageRunner(graph, slots, policy, PrefectTasks().submit, log.info)
     try:
         outcomes = runner.run(stages, lambda: os.getppid() == caller)
     except CallerGoneError as gone:

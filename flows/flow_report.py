@@ -9,6 +9,7 @@ from flows.mlflow_links import Link
 from flows.run_stages import Outcome
 from pipeline.paths import World
 
+TABLES = "record_tables"  # the stage that writes them
 REASON = 300  # characters of a failure in the table; its task run has all
 
 
@@ -26,10 +27,17 @@ def stage_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     ]
 
 
-def tables_page(world: World, tables: Sequence[str], links: Sequence[Link]) -> str:
-    """The tables that there are, as Markdown, each with the link to its page in MLflow."""
+def are_new(outcomes: Sequence[Outcome]) -> bool:
+    """Whether the tables that lie there are those of this flow: their stage was up to date, or is done."""
+    return all(outcome.done for outcome in outcomes if outcome.stage == TABLES)
+
+
+def tables_page(world: World, tables: Sequence[str], links: Sequence[Link], new: bool = True) -> str:
+    """The tables that there are, as Markdown, each with the link to its page in MLflow; `new`: see `are_new`."""
     address = {link.page: link.address for link in links}
     parts = [f"World `{world.name}`."]
+    if not new:
+        parts.append(f"**Tables of an earlier run**: {TABLES} is not done in this one.")
     for table in tables:
         path = world.table(table, ".md")
         if path.is_file():
@@ -53,9 +61,11 @@ def publish(name: str, world: World, tables: Sequence[str], outcomes: Sequence[O
     rows = stage_rows(outcomes)
     if rows:
         create_table_artifact(rows, key=f"{name}-stages", description=f"What became of the stages of {name}")
-    create_markdown_artifact(tables_page(world, tables, links), key=f"{name}-tables", description="The paper's tables")
+    new = are_new(outcomes)
+    page = tables_page(world, tables, links, new)
+    create_markdown_artifact(page, key=f"{name}-tables", description="The paper's tables")
     for link in links:
-        if link.page in tables:
+        if new and link.page in tables:
             text = f"{link.page} in MLflow"
             create_link_artifact(
                 link.address, text, artifact_key(name, link.page), "The table in MLflow, one run a row"

@@ -33,6 +33,12 @@ def ended_runs(folder: Path = FLOW_RUNS) -> list[str]:
     return found
 
 
+def living_runs(folder: Path = FLOW_RUNS) -> list[str]:
+    """Ids of flow runs whose process is there."""
+    ended = set(ended_runs(folder))
+    return [path.name for path in sorted(folder.glob("*")) if path.name not in ended]
+
+
 def forget(run: str, folder: Path = FLOW_RUNS) -> None:
     """Remove what tells of the flow run: the server knows its end."""
     (folder / run).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ Here an attempt that is to be repeated is a new task run, and the pause before i
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +20,13 @@ from typing import Any
 from urllib.parse import quote
 
 from flows.graph import Graph
-from flows.slots import Slots, try_lock
-from flows.stage_process import Ending, StageFailed, StageProcess
+from flows.slots import Slots, holder, try_lock
+from flows.stage_process import Ending, StageFailed, StageProcess, classify
 from flows.stages_to_run import longer
 from pipeline.paths import STAGE_LOCKS
 
 POLL = 0.5  # seconds
+WAIT_TOLD = 600.0  # seconds between two words on what a stage waits for
 END = 12.0  # seconds that a stopped attempt may take; `supervise` needs less
 
 
@@ -72,8 +74,12 @@ def lock_file(stage: str) -> Path:
 class StageRunner:
     """The stages of one flow."""
 
-    def __init__(self, graph: Graph, slots: Slots, policy: Policy, submit: Submit) -> None:
-        self.graph, self.slots, self.policy, self.submit = graph, slots, policy, submit
+    def __init__(
+        self, graph: Graph, slots: Slots, policy: Policy, submit: Submit, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """`say` is told what a stage waits for, where another process has it."""
+        self.graph, self.slots, self.policy, self.submit, self.say = graph, slots, policy, submit, say
+        self._told: dict[str, float] = {}  # stage -> time.monotonic() of the last word on its waiting
         self.outcomes: dict[str, Outcome] = {}
         self._waiting: list[str] = []
         self._running: dict[concurrent.futures.Future[Any], StageProcess] = {}
@@ -123,18 +129,29 @@ class StageRunner:
 
     def _attempt(self, stage: str) -> StageProcess | None:
         """An attempt with its lock and slot, or None where one of them is taken."""
-        lock = try_lock(lock_file(stage))
+        note = f"{stage} of the flow with PID {os.getpid()} in {Path.cwd()}"
+        lock = try_lock(lock_file(stage), note=note)
         if lock is None:
+            self._tell_waiting(stage, [holder(lock_file(stage))])
             return None
         computes = stage in self.graph.computing
-        slot = self.slots.take() if computes else None
+        slot = self.slots.take(note) if computes else None
         if computes and slot is None:
             lock.release()
+            self._tell_waiting(stage, self.slots.holders())
             return None
         outcome = self.outcomes[stage]
         outcome.first = time.monotonic() if outcome.first is None else outcome.first
         left = self.policy.seconds - (time.monotonic() - outcome.first)
         return StageProcess(stage, lock, slot, max(1.0, left))
+
+    def _tell_waiting(self, stage: str, holders: Sequence[str]) -> None:
+        """Say for whom a stage waits, at first and every WAIT_TOLD seconds; of this flow's own stages nothing."""
+        others = [one for one in holders if f"PID {os.getpid()} " not in one]
+        if not others or time.monotonic() - self._told.get(stage, -WAIT_TOLD) < WAIT_TOLD:
+            return
+        self._told[stage] = time.monotonic()
+        self.say(f"{stage} waits for {'; '.join(others)}")
 
     def _launch(self, attempt: StageProcess, needs: Sequence[str]) -> None:
         outcome = self.outcomes[attempt.stage]
@@ -161,7 +178,10 @@ class StageRunner:
     def _book_failure(self, attempt: StageProcess) -> None:
         """Say how it failed, or plan one more attempt."""
         outcome, error = self.outcomes[attempt.stage], attempt.failure
-        ending = error.ending if isinstance(error, StageFailed) else Ending.TRANSIENT  # Prefect's trouble, not its own
+        if error is None:
+            ending = Ending.TRANSIENT  # Prefect's trouble, not its own
+        else:
+            ending = error.ending if isinstance(error, StageFailed) else classify(1, [str(error)])
         outcome.reason = str(error) if error is not None else "Prefect ended the task before the stage began"
         now = time.monotonic()
         late = outcome.first is not None and now - outcome.first > self.policy.seconds

@@ -45,8 +45,11 @@ class Slot:
     lock: Lock
 
 
-def try_lock(path: Path, create: bool = True) -> Lock | None:
-    """The lock of a file, or None where another process holds it, or where it is not there and not to be made."""
+def try_lock(path: Path, create: bool = True, note: str | None = None) -> Lock | None:
+    """The lock of a file, or None where another process holds it, or where it is not there and not to be made.
+
+    With a note the file says who has it, see `holder`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         fd = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
@@ -60,7 +63,16 @@ def try_lock(path: Path, create: bool = True) -> Lock | None:
     except BaseException:
         os.close(fd)
         raise
+    if note is not None:
+        os.ftruncate(fd, 0)
+        os.write(fd, note.encode())
     return Lock(fd)
+
+
+def holder(path: Path) -> str:
+    """The note of whoever locked a file last."""
+    text = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+    return text or "another process"
 
 
 def parse_devices(listing: str) -> list[str]:
@@ -107,10 +119,18 @@ class Slots:
         self.devices: list[str | None] = list(found) or [None]
         self.folder = slots_folder() if folder is None else folder
 
-    def take(self) -> Slot | None:
-        """A free slot, or None where all are taken."""
+    def take(self, note: str | None = None) -> Slot | None:
+        """A free slot, or None where all are taken; `note`: see `holder`."""
         for device in self.devices:
-            lock = try_lock(self.folder / f"{'cpu' if device is None else quote(device, safe='')}.lock")
+            lock = try_lock(self._file(device), note=note)
             if lock is not None:
                 return Slot(device, lock)
         return None
+
+    def holders(self) -> list[str]:
+        """Who has which slot, in words, where all are taken."""
+        names = ("the CPU" if device is None else f"GPU {device}" for device in self.devices)
+        return [f"{name}: {holder(self._file(device))}" for name, device in zip(names, self.devices, strict=True)]
+
+    def _file(self, device: str | None) -> Path:
+        return self.folder / f"{'cpu' if device is None else quote(device, safe='')}.lock"

@@ -113,7 +113,8 @@ class StageProcess:
         held = [self.lock.fd, *([self.slot.lock.fd] if self.slot is not None else [])]
         # a slot without a GPU, as the user chose (MEDIM_GPUS="") or the machine has it, is one without a GPU
         device = {} if self.slot is None else {VISIBLE: self.slot.device or ""}
-        supervise = [sys.executable, "-m", "flows.supervise", "--seconds", f"{self.seconds:g}", "--"]
+        supervise = [sys.executable, "-m", "flows.supervise", "--seconds", f"{self.seconds:g}"]
+        supervise += ["--parent", str(os.getpid()), "--"]
         return subprocess.Popen(
             [*supervise, *self.command()], env=environment(device), pass_fds=held,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

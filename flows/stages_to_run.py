@@ -41,12 +41,13 @@ def longer(pause: float) -> float:
     return min(LONGEST_PAUSE, max(PAUSE, 2 * pause))
 
 
-def stale_stages(limit: float, say: Callable[[str], None]) -> set[str]:
+def stale_stages(limit: float, say: Callable[[str], None], alive: Callable[[], bool] = lambda: True) -> set[str]:
     """Ask `dvc status`, as often as another process of DVC keeps it busy: it has no wait of its own.
 
     Args:
         limit: seconds until a busy DVC is an error.
         say: is told when and for whom this waits.
+        alive: see `ask`.
 
     Raises:
         DvcError: DVC cannot tell, or was busy for all that time.
@@ -54,7 +55,7 @@ def stale_stages(limit: float, say: Callable[[str], None]) -> set[str]:
     end, said, pause = time.monotonic() + limit, "", 0.0
     while True:
         try:
-            return parse_status(ask("status", "--json"))
+            return parse_status(ask("status", "--json", limit=limit, say=say, alive=alive))
         except DvcError as error:
             blockers = busy_with(str(error))
             if blockers is None or time.monotonic() > end:

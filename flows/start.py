@@ -28,14 +28,15 @@ from typing import Any
 from flows.background import Background
 from flows.deployments import deployments
 from flows.dvc_calls import environment
-from flows.flow_runs import ended_runs, forget
+from flows.flow_runs import ended_runs, forget, living_runs
 from flows.server_address import answers, host_and_port, is_healthy, is_local, page
-from pipeline.paths import PREFECT, PREFECT_YAML
+from pipeline.paths import FLOW_RUNS, PREFECT, PREFECT_YAML
 from pipeline.resources import telemetry_off
 from pipeline.tracking_store import pages
 
 PATIENCE = 300.0  # seconds until a server or worker that does not come is an error
 POLL = 0.5  # seconds
+LAST_WORDS = 30.0  # seconds that flows may take to end their stages and report it
 SILENCE = timedelta(seconds=90)  # a worker that lives is heard of every 30 s
 PREFECT_COMMAND = (sys.executable, "-m", "prefect", "--no-prompt")
 ADDRESS = "PREFECT_API_URL"
@@ -54,9 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     server, worker = Background("server"), Background("worker")
     if args.stop:
-        for process in (worker, server):
-            print(f"{process.name}: {'ended' if process.stop() else 'was not running'}")
-        return 0
+        return stop(worker, server)
     if not PREFECT_YAML.is_file():
         print(f"{PREFECT_YAML} is missing: run this in the repository's root", file=sys.stderr)
         return 2
@@ -76,6 +75,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(what_next(url, server, None if args.no_worker else worker))
     return 0
+
+
+def stop(worker: Background, server: Background) -> int:
+    """End the worker, then its flows (they see that it is gone and end their stages), then the server they report to.
+
+    Returns:
+        The exit code: 1 where a flow is still there after LAST_WORDS seconds.
+    """
+    print(f"{worker.name}: {'ended' if worker.stop() else 'was not running'}", flush=True)
+    end = time.monotonic() + LAST_WORDS
+    while (runs := living_runs()) and time.monotonic() < end:
+        time.sleep(POLL)
+    for run in runs:
+        print(f"flow run {run} is still there after {LAST_WORDS:g} s: `fuser -v {FLOW_RUNS / run}` names its process")
+    print(f"{server.name}: {'ended' if server.stop() else 'was not running'}")
+    return 1 if runs else 0
 
 
 def address() -> str:

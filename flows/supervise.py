@@ -1,4 +1,4 @@
-"""`python -m flows.supervise [--seconds N] -- COMMAND ...` runs a command that cannot outlive its caller.
+"""`python -m flows.supervise [--seconds N] [--parent PID] -- COMMAND ...`: a command that cannot outlive its caller.
 
 The command is the leader of a process group of its own. When the caller ends (cancelled, crashed, killed with SIGKILL),
 when SIGTERM, SIGINT or SIGHUP comes, or when the time is over, all of the group gets SIGTERM and, GRACE seconds later,
@@ -35,9 +35,10 @@ def main(argv: Sequence[str]) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m flows.supervise", description="Run a command and end all of it.")
     parser.add_argument("--seconds", type=float, help="end the command after this time")
+    parser.add_argument("--parent", type=int, help="id of the caller, who may be gone before this process looks")
     parser.add_argument("command", nargs="+", help="after --")
     args = parser.parse_args(argv)
-    parent, stops = os.getppid(), list[int]()
+    parent, stops = args.parent or os.getppid(), list[int]()
 
     def stop(number: int, _frame: FrameType | None) -> None:
         stops.append(number)
@@ -49,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _watch(command: list[str], seconds: float | None, parent: int, stops: list[int]) -> int:
+    if os.getppid() != parent:
+        return STOPPED
     own = os.getpid()
     child = subprocess.Popen(command, start_new_session=True, preexec_fn=lambda: die_with_parent(own))
     end = None if seconds is None else time.monotonic() + seconds

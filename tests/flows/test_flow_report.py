@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.flow_report import stage_rows, tables_page
-from flows.flow_runs import ended_runs, forget, say_alive
+from flows.flow_report import are_new, stage_rows, tables_page
+from flows.flow_runs import ended_runs, forget, living_runs, say_alive
 from flows.mlflow_links import Link, SyncError, parse_links, sync
 from flows.run_stages import Outcome
 from pipeline.paths import World
@@ -58,6 +58,18 @@ def test_the_page_holds_the_tables_that_there_are_with_their_links(tmp_path):
     assert "table3" not in page and page.endswith("More in MLflow: [figures](http://a/2)\n")
 
 
+def test_tables_of_an_earlier_run_are_called_so(tmp_path):
+    world = World(tmp_path / "runs/tiny")
+    world.tables().mkdir(parents=True)
+    world.table("table1", ".md").write_text("| row | FID |\n")
+    done, lost = Outcome("record_tables", "done"), Outcome("record_tables", "not run")
+    assert are_new([]) and are_new([done]) and are_new([Outcome("train@one", "failed"), done])
+    assert not are_new([Outcome("train@one", "failed"), lost])
+    links = [Link("table1", "http://a/1")]
+    assert "**Tables of an earlier run**: record_tables is not done" in tables_page(world, ["table1"], links, False)
+    assert "earlier run" not in tables_page(world, ["table1"], links)
+
+
 def test_a_flow_run_that_was_killed_is_told_from_one_that_lives(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from flows.flow_runs import say_alive\n"
@@ -71,6 +83,7 @@ def test_a_flow_run_that_was_killed_is_told_from_one_that_lives(tmp_path):
     assert ended_runs(tmp_path) == []
     process.kill()
     process.communicate()
+    assert living_runs(tmp_path) == ["lives"]
     assert ended_runs(tmp_path) == ended_runs(tmp_path) == ["killed"]  # told as often as it is asked, until forgotten
     forget("killed", tmp_path)
     assert ended_runs(tmp_path) == [] and [path.name for path in tmp_path.iterdir()] == ["lives"]

@@ -212,6 +212,45 @@ def test_a_stage_that_another_process_holds_is_waited_for(folder):
     thread.join(10)
 
 
+def test_it_is_said_once_for_whom_a_stage_waits(folder):
+    from flows.slots import try_lock
+
+    flow, said = Flow(folder, {}, devices=["a"]), []
+    flow.runner.say = said.append
+    stage_lock = try_lock(lock_file("draw"), note="draw of another flow")
+    slot = Slots(["a"], folder / "slots").take("train@nine of another checkout")
+    thread = threading.Thread(target=flow.run, args=[["draw", "train@one", "train@two"]])
+    thread.start()
+    wait_for(lambda: len(said) == 1, 10, "the first word")
+    time.sleep(1)  # the stage is tried again twice in this time
+    assert said == ["draw waits for draw of another flow"]
+    stage_lock.release()
+    wait_for(lambda: len(said) == 3, 10, "the words on the slot")
+    slot.lock.release()
+    thread.join(10)
+    assert sorted(said[1:]) == [f"train@{n} waits for GPU a: train@nine of another checkout" for n in ("one", "two")]
+
+
+def test_only_trouble_that_may_pass_is_tried_again_where_the_attempt_itself_breaks(folder):
+    for number, error in (
+        (1, TypeError("no such thing")),
+        (3, BlockingIOError(11, "Resource temporarily unavailable")),
+    ):
+        flow = Flow(folder, {})
+
+        def break_it(attempt, _number, _needs, flow=flow, error=error):
+            def fail():
+                attempt.failure = error
+                raise error
+
+            return flow.pool.submit(fail)
+
+        flow.runner.submit = break_it
+        outcome = flow.run(["draw"])["draw"]
+        assert (outcome.attempts, outcome.done) == (number, False)
+        assert str(error) in outcome.reason
+
+
 def test_trouble_of_prefects_own_is_tried_again(folder):
     """The task never reached the stage: its future failed, the attempt never began."""
     flow = Flow(folder, {})

@@ -1,6 +1,7 @@
 """The graph as DVC resolves it, and what of it is stale: parsing, closures, and DVC itself on a small repository."""
 
 import json
+import time
 
 import pytest
 
@@ -155,6 +156,20 @@ def test_a_busy_dvc_is_waited_for_and_each_other_process_named_once(answers):
     assert stale_stages(60, said.append) == {"tables"}
     names = ["(PID 12): dvc repro -s a, (PID 13): dvc repro -s b", "(PID 14): dvc repro -s a, (PID 13): dvc repro -s b"]
     assert said == [f"waiting: DVC is busy with {name}" for name in names]
+
+
+def test_a_dvc_that_waits_for_the_repositorys_lock_is_spoken_of_and_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr(dvc_calls, "DVC", ("/bin/sh", "-c", "exec sleep 60"))
+    monkeypatch.setattr(dvc_calls, "POLL", 0.05)
+    monkeypatch.setattr(dvc_calls, "QUIET", 0.1)
+    said: list[str] = []
+    begun = time.monotonic()
+    with pytest.raises(DvcError, match=r"dvc status --json had no answer after \d s; who holds the repository's lock"):
+        stale_stages(0.5, said.append)
+    assert time.monotonic() - begun < 10
+    assert len(said) == 1 and said[0].startswith("waiting for dvc status --json: another DVC may have")
+    with pytest.raises(DvcError, match="was given up: its flow is gone"):
+        stale_stages(60, said.append, lambda: False)
 
 
 def test_the_wait_for_a_busy_dvc_ends(answers):

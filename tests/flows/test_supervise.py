@@ -95,6 +95,15 @@ def test_the_caller_is_killed(tree, tmp_path):
     wait_until_gone(family, 8)
 
 
+def test_a_caller_that_was_gone_before_is_noticed_before_anything_starts(tmp_path):
+    dead = subprocess.Popen(["/bin/true"])
+    dead.wait()
+    process = supervised(["/bin/sh", "-c", f"echo > {tmp_path}/begun"], "--parent", str(dead.pid))
+    assert process.wait(15) == STOPPED
+    assert not (tmp_path / "begun").exists()
+    assert supervised(["/bin/true"], "--parent", str(os.getpid())).wait(15) == 0
+
+
 def test_the_supervisor_is_killed(tmp_path):
     """Then the command itself gets SIGTERM from Linux."""
     process = supervised(["/bin/sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 300"])
