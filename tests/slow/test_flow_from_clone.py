@@ -11,6 +11,10 @@ from worlds import new_clone
 from benchmarks.small_flow import run_id, wait_for
 from flows.deployments import deployments
 
+BESIDE = ("low/", "high/", "n/", "paper/", "work/")  # metrics that are no cell: interval, number, printed value, costs
+ARMS = {"real only", "real + UniDisc", "real + MeDiM"}
+MEASURED = {"figure5a": {"UniDisc", "MeDiM"}} | dict.fromkeys(("figure5b", "figure5c", "figure6a", "figure6b"), ARMS)
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
@@ -28,6 +32,10 @@ def clone(tmp_path):
         clone.python("-m", "flows.start", "--stop", **clone.variables)
 
 
+def is_cell(metric):
+    return not metric.startswith(BESIDE)
+
+
 @pytest.mark.parametrize("name", [one.name for one in deployments()])
 def test_the_documented_commands_end_completed(clone, name):
     said = clone.call("prefect", "deployment", "run", name, "--watch", **clone.variables)
@@ -37,12 +45,16 @@ def test_the_documented_commands_end_completed(clone, name):
     client = MlflowClient(f"sqlite:///{clone.folder}/mlflow/mlflow.db")
     for figure in ("figure5a", "figure5b", "figure5c", "figure6a", "figure6b"):
         experiment = client.get_experiment_by_name(f"small/{figure}")
-        rows = [
-            run.info.run_name
-            for run in client.search_runs([experiment.experiment_id], "tags.current = 'yes' and tags.kind != 'table'")
-        ]
+        runs = client.search_runs([experiment.experiment_id], "tags.current = 'yes' and tags.kind != 'table'")
         table = json.loads((clone.folder / f"runs/small/tables/{figure}.json").read_text())
-        assert sorted(rows) == sorted({cell["row"] for cell in table["cells"]})
+        shown = {run.info.run_name: run.data for run in runs}
+        assert len(shown) == len(runs) and shown.keys() == {cell["row"] for cell in table["cells"]}
+        for row, data in shown.items():
+            measured = [c["value"] for c in table["cells"] if c["row"] == row and c["value"] is not None]
+            assert sorted(v for n, v in data.metrics.items() if is_cell(n)) == sorted(measured), (figure, row)
+            assert data.tags["pipeline_run"]
+        named = {row for row, data in shown.items() if any(map(is_cell, data.metrics))}
+        assert named >= MEASURED[figure], f"{figure}: rows of the small profile without a number"
     clone.python("-m", "flows.start", "--stop", **clone.variables)
     server = int((clone.folder / ".prefect/server.lock").read_text())
     wait_for(lambda: not os.path.exists(f"/proc/{server}"), 30, "the server's end")  # noqa: PTH110
