@@ -34,7 +34,7 @@ from pipeline.stage_records import bring_back
 
 FIGURE_BYTES = 1_500_000  # largest picture that git should carry
 TABLE_FORMATS = (".json", ".md", ".csv", ".html")
-SHOWN = ("figures/paper/figure4.png", "figures/samples_medim/medim-*.png", "figures/vqgan.png")  # in the README itself
+SHOWN = ("figures/samples_medim/medim-*.png", "figures/vqgan.png")  # in the README itself, two beside each other
 COSTS = ("instance", "seconds", "peak_bytes", "examples", "pretraining_examples", "parameters")
 
 
@@ -242,11 +242,17 @@ def _world_text(folder: Path) -> str:
     shown = [path for pattern in SHOWN for path in sorted(folder.glob(pattern)) if "_ood" not in path.name]
     rest = [path for path in sorted((folder / "figures").rglob("*.png")) if path not in shown]
     parts += ["Tables: " + _links(titles)] if titles else []
-    parts += [f"![{path.stem}]({path.as_posix()})" for path in shown]
-    parts += ["More figures: " + _links((path.stem, path) for path in rest)] if rest else []
+    pictures = [f'<img src="{path.as_posix()}" alt="{path.stem}" width="48%">' for path in shown]
+    parts += [" ".join(pictures)] if pictures else []
+    parts += [_folded("More figures", _links((path.stem, path) for path in rest))] if rest else []
     old = [f"- `{name}` is stale: {', '.join(row['stale'])}" for name, row in rows.items() if row["stale"]]
-    parts += ["Rows that this commit would make differently:\n\n" + "\n".join(old)] if old else []
+    parts += [_folded(f"Rows that commit {facts['commit'][:10]} would make differently", "\n".join(old))] if old else []
     return "\n\n".join(parts) + "\n"
+
+
+def _folded(title: str, text: str) -> str:
+    """Shown when the reader asks for it."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
 def _links(named: Iterable[tuple[str, Path]]) -> str:

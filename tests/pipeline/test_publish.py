@@ -93,6 +93,8 @@ def repository(tmp_path, monkeypatch):
         write(TINY.table(name, ".csv"), "a\n")
         write(TINY.table(name, ".html"), "<p>")
     write(TINY.figure("paper/figure4"), "png")
+    for task in ("joint", "report_to_image"):
+        write(TINY.figure(f"samples_medim/medim-phantom_cxr-{task}"), "png")
     for instance, seconds in (("train_medim@medim", 3000.0), ("prepare_data", 600.0)):
         cost = {
             "instance": instance,
@@ -168,7 +170,13 @@ def test_readme_gets_the_results_between_its_markers(repository):
     ):
         assert part in text
     assert "old" not in text
-    assert "![figure4](docs/results/tiny/figures/paper/figure4.png)" in text
+    folded = text[text.index("<details><summary>More figures</summary>") :]
+    assert "[figure4](docs/results/tiny/figures/paper/figure4.png)" in folded and "samples_medim" not in folded
+    sheets = [f"medim-phantom_cxr-{task}" for task in ("joint", "report_to_image")]
+    images = [
+        f'<img src="docs/results/tiny/figures/samples_medim/{name}.png" alt="{name}" width="48%">' for name in sheets
+    ]
+    assert " ".join(images) in text
 
 
 def test_publishing_twice_changes_nothing(repository):
