@@ -107,6 +107,7 @@ class SmallFlow:
         (folder / "dvc.yaml").write_text(DVC_YAML)
         (folder / "stage.py").write_text(textwrap.dedent(STAGE))
         self.step = 0
+        self.typed: dict[str, float] = {}  # flow run -> time at which its command was typed
         self.make_stale()
         self.call(sys.executable, "-m", "dvc", "init", "--no-scm", "-q")
         (folder / ".dvc/config").write_text(
@@ -155,7 +156,10 @@ class SmallFlow:
 
     def run(self, *options: str, code: int = 0, name: str = "downstream-augmentation") -> str:
         """`prefect deployment run NAME`; the id of the flow run."""
-        return run_id(self.prefect("deployment", "run", name, *options, code=code))
+        typed = time.time()
+        run = run_id(self.prefect("deployment", "run", name, *options, code=code))
+        self.typed[run] = typed
+        return run
 
     def make_stale(self, **behaviour: list[str]) -> None:
         """Every stage is to run, and does what is said, one entry a run; then it runs as usual."""
@@ -207,16 +211,15 @@ class SmallFlow:
         return state.name, state.message or ""
 
     def seconds_to_first_line(self, run: str) -> float:
-        """Seconds from the request to the flow's own first line."""
+        """Seconds from the command, whose own start counts too, to the flow's own first line."""
         from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
         from prefect.client.schemas.sorting import LogSort
 
         with self.client() as client:
             chosen = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run]))
             logs = client.read_logs(chosen, limit=200, sort=LogSort.TIMESTAMP_ASC)
-            asked = client.read_flow_run(run).created
         first = next(log.timestamp for log in logs if "asking DVC what is stale" in log.message)
-        return (first - asked).total_seconds()
+        return float(first.timestamp()) - self.typed[run]
 
     def artifacts(self, run: str) -> dict[str, Any]:
         """Key -> data of the artifacts of a flow run."""
