@@ -23,7 +23,7 @@ from browser import browser_page, chromium_path, mlflow_pages, table_in, wait_fo
 
 OUT = Path("docs/images")
 LARGEST = 400_000  # bytes of a picture
-TABLES = ("mission", "table1", "table3", "table4")
+TABLES = ("table1", "table3", "table4")
 SHEETS = ("figure4.png", "samples_medim.png", "vqgan.png")  # the first that there is
 
 
