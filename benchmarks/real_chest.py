@@ -1,6 +1,6 @@
 """Trains R2Gen on real chest pictures with notes and prints what it writes of held-out ones, beside trivial rules.
 
-    python -m benchmarks.real_chest [--data ../shared/realdata] [--steps 600] [--size 64] [--folds 4] [--seed 0]
+    python -m benchmarks.real_chest [--data ../shared/realdata] [--steps 150] [--size 64] [--folds 4] [--seed 0]
 
 The pictures are those of the covid-chestxray-dataset (covid_chestxray/metadata.csv, its column clinical_notes), which
 are not ours to publish: nothing but the table of scores is printed, and what is trained lies in a temporary folder.
@@ -66,7 +66,7 @@ def settings(steps: int) -> EncoderDecoderSettings:
     decoder = DecoderSizes(width=64, inner=128, heads=4, layers=1, dropout=0.1, feature_dropout=0.1)
     return EncoderDecoderSettings(
         ExtractorSettings(16, (16, 32, 64), (1, 1, 1), "basic", "unit"), R2GenSizes(decoder, 3, 4),
-        WordSettings(1, "plain", 200, "error"), 3, 1, None, None, (), optim,
+        WordSettings(1, "plain", 60, "cut"), 3, 1, None, None, (), optim,
     )  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     """Train, write, score and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA, help=f"folder that holds {FOLDER}/{TABLE}")
-    for name, value, words in (("steps", 600, "of training a fold"), ("size", 64, "pixels a side"),
+    for name, value, words in (("steps", 150, "of training a fold"), ("size", 64, "pixels a side"),
                                ("folds", 4, "each held out once"), ("seed", 0, "of everything random")):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value, help=words)
     given = parser.parse_args(None if arguments is None else list(arguments))

@@ -34,7 +34,7 @@ from medim.systems import ReportLikelihood
 
 Images = NDArray[np.uint8]
 Floats = NDArray[np.float64]
-NamedJudge = tuple[str, Judge]
+NamedJudge = tuple[str, Judge]  # its name, and who scores
 
 TASK = "prompted"  # of the seeds and of the contact sheet
 HELD_OUT = "held_out.json"  # beside the files of a generator: the same scores of real held-out pairs
