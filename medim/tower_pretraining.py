@@ -4,10 +4,11 @@ Symmetric cross-entropy over cosines with a learned scale, as CLIP (Radford et a
 differs: pictures are contrasted with reports of their own dataset only, since otherwise the domain is most of the
 answer; and of a share of the pairs one half has a part of its tokens masked, because the denoiser will show the towers
 half-finished pairs (masking as in FLIP, Li et al. 2022, arXiv:2212.00794, which drops patches for speed): codes at
-random, words at random or from a place on to the end, as the sampler shows them. Pairs whose reports are equal to the
-letter count as wrong answers to each other, as in CLIP.
+random, words at random or from a place on to the end, as the sampler shows them; and in the later steps the reports
+among which a picture finds its own hold copies of all of them with a sentence too many (`spliced_reports`). Pairs whose
+reports are equal to the letter count as wrong answers to each other, as in CLIP.
 
-Letters: B pairs of a batch, n codes of a picture, T report tokens.
+Letters: B pairs of a batch, n codes of a picture, T report tokens, K reports beside the pairs' own.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch.nn.functional import cross_entropy
 from medim.backbones.towers import Towers, TowerSettings
 from medim.medim_training import TokenData, Tokens, balanced_batches
 from medim.model import TokenBatch
+from medim.spliced_reports import spliced
 from medim.tokenizers.text import TextTokenizer
 from medim.training import FitResult, OnLog, Optimisation, fit
 from medim.vocab import SharedVocab
@@ -37,6 +39,7 @@ class TowerTraining:
 
     masked: float  # share of pairs of which a part of one half, picture or report, is masked
     cut: float  # share of those reports of which all from a place on is masked, the end with it; the others at random
+    spliced: float  # share of the steps, the last ones, in which reports with a sentence too many are wrong answers too
     val_pairs: int  # validation pairs a dataset
 
     def __post_init__(self) -> None:
@@ -45,7 +48,7 @@ class TowerTraining:
         Raises:
             ValueError: one lies outside [0, 1].
         """
-        for name, share in (("masked", self.masked), ("cut", self.cut)):
+        for name, share in (("masked", self.masked), ("cut", self.cut), ("spliced", self.spliced)):
             if not 0 <= share <= 1:
                 raise ValueError(f"pretrain_towers.training.{name} must lie in [0, 1], got {share} (params.yaml)")
 
@@ -73,23 +76,33 @@ def masked_parts(
     )
 
 
-def contrastive_nats(similarities: Tensor) -> Tensor:
-    """Mean nats of finding the report of a picture and the picture of a report among B, from (B, B) logits."""
+def contrastive_nats(similarities: Tensor, wrong: Tensor | None = None) -> Tensor:
+    """Mean nats of finding the report of a picture and the picture of a report among B, from (B, B) logits.
+
+    Args:
+        similarities: of pictures against the reports of all pairs.
+        wrong: (B, K) logits of the pictures against reports that belong to none; they are searched as well.
+    """
     own = torch.arange(len(similarities), device=similarities.device)
-    return (cross_entropy(similarities, own) + cross_entropy(similarities.T, own)) / 2
+    reports = similarities if wrong is None else torch.cat([similarities, wrong], 1)
+    return (cross_entropy(reports, own) + cross_entropy(similarities.T, own)) / 2
 
 
 def contrast_within(whole: Tensor, datasets: int) -> tuple[Tensor, Tensor]:
-    """`contrastive_nats` of each dataset's own square of (B, B) logits, averaged; how often the own report is nearest.
+    """`contrastive_nats` of each dataset's own logits, averaged; how often the own report is nearest among the pairs'.
 
     Args:
-        whole: pairs of one dataset after those of another, as many of each.
+        whole: (B, B) logits, pairs of one dataset after those of another, as many of each; or (B, 2 B): reports that
+            belong to no picture stand behind the pairs' own, in the same order of datasets.
         datasets: their number.
     """
     size = len(whole) // datasets
-    squares = [whole[i * size : (i + 1) * size, i * size : (i + 1) * size] for i in range(datasets)]
-    right = torch.cat([square.argmax(1) == torch.arange(size, device=square.device) for square in squares])
-    return torch.stack([contrastive_nats(square) for square in squares]).mean(), right.float().mean()
+    parts = [
+        [block[:, i * size : (i + 1) * size] for block in whole[i * size : (i + 1) * size].split(len(whole), 1)]
+        for i in range(datasets)
+    ]
+    right = torch.cat([own.argmax(1) == torch.arange(size, device=own.device) for own, *_ in parts])
+    return torch.stack([contrastive_nats(*part) for part in parts]).mean(), right.float().mean()
 
 
 def contrast_scores(name: str, similarities: Tensor) -> dict[str, float]:
@@ -103,24 +116,30 @@ def contrast_scores(name: str, similarities: Tensor) -> dict[str, float]:
 class TowerTrainee:
     """The towers as `fit` sees them: one player."""
 
-    def __init__(self, towers: Towers, vocab: SharedVocab, eos: int, settings: TowerTraining, datasets: int) -> None:
+    def __init__(
+        self, towers: Towers, vocab: SharedVocab, tokenizer: TextTokenizer, settings: TowerTraining, datasets: int,
+        steps: int,
+    ) -> None:  # fmt: skip
         """A trainee.
 
         Args:
             towers: what is trained.
             vocab: gives the towers' [MASK].
-            eos: id that ends a report.
-            settings: what is masked.
+            tokenizer: that of the reports.
+            settings: what is masked, when reports are spliced.
             datasets: of how many a batch holds an equal number of pairs each, one dataset after the other.
+            steps: of the whole training.
         """
-        self.towers, self.vocab, self.eos, self.settings, self.datasets = towers, vocab, eos, settings, datasets
+        self.towers, self.vocab, self.settings, self.datasets = towers, vocab, settings, datasets
+        self.eos, self.last_characters = tokenizer.eos_id, tokenizer.last_characters()
+        self.first_spliced = round(steps * (1 - settings.spliced))
 
     def players(self) -> dict[str, nn.Module]:
         """See `Trainee`."""
         return {"towers": self.towers}
 
     def loss(
-        self, _player: str, batch: TokenBatch, _step: int, generator: torch.Generator
+        self, _player: str, batch: TokenBatch, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Trainee`; logs the nats, the scale and how often the own report is the nearest."""
         batch = batch.to(self.towers.log_scale.device)
@@ -129,6 +148,11 @@ class TowerTrainee:
         codes_hidden, words_hidden = (part.to(batch.text.device) for part in hidden)
         codes = torch.where(codes_hidden, self.vocab.n_image, batch.image)
         words = torch.where(words_hidden, self.vocab.n_text, batch.text)
+        if step >= self.first_spliced:
+            own = batch.text.cpu().chunk(self.datasets)
+            wrong = torch.cat([spliced(reports, self.last_characters, self.eos, generator) for reports in own])
+            wrong = torch.where(words_hidden, self.vocab.n_text, wrong.to(words.device))
+            words = torch.cat([words, wrong])
         # One pass over all, so that BatchNorm sees both domains, and then squares of one dataset each
         whole = self.towers.similarities(codes, words)
         loss, right = contrast_within(whole, self.datasets)
@@ -136,14 +160,21 @@ class TowerTrainee:
 
 
 @torch.no_grad()
-def validation_scores(towers: nn.Module, val: Mapping[str, Tokens], num: int) -> dict[str, float]:
-    """`contrast_scores` of each dataset, on its first `num` pairs."""
+def validation_scores(
+    towers: nn.Module, val: Mapping[str, Tokens], num: int, tokenizer: TextTokenizer
+) -> dict[str, float]:
+    """`contrast_scores` of each dataset, on its first `num` pairs; in what share the own report beats its splice."""
     assert isinstance(towers, Towers)
     device = towers.log_scale.device
     out: dict[str, float] = {}
     for name, tokens in val.items():
-        batch = tokens.batch(np.arange(min(num, len(tokens)))).to(device)
-        out |= contrast_scores(name, towers.similarities(batch.image, batch.text))
+        batch = tokens.batch(np.arange(min(num, len(tokens))))
+        generator = torch.Generator().manual_seed(0)
+        wrong = spliced(batch.text, tokenizer.last_characters(), tokenizer.eos_id, generator)
+        logits = towers.similarities(batch.image.to(device), torch.cat([batch.text, wrong]).to(device))
+        own, beside = logits.chunk(2, 1)
+        right = (own.diagonal() > beside.diagonal()).float().mean()
+        out |= contrast_scores(name, own) | {f"{name}/own_beats_spliced": float(right)}
     return out
 
 
@@ -172,9 +203,10 @@ def pretrain_towers(
     towers.picture.start_codes(data.codebook, torch.Generator().manual_seed(seed))
     towers = towers.to(device).train()
     result = fit(
-        TowerTrainee(towers, vocab, tokenizer.eos_id, training, datasets), balanced_batches(data.train, optim, seed),
-        optim, seed=seed, work=work, name="pretrain_towers", on_log=on_log,
-        validate=(lambda module, _: validation_scores(module, data.val, training.val_pairs)) if data.val else None,
+        TowerTrainee(towers, vocab, tokenizer, training, datasets, optim.steps),
+        balanced_batches(data.train, optim, seed), optim, seed=seed, work=work, name="pretrain_towers", on_log=on_log,
+        validate=(lambda module, _: validation_scores(module, data.val, training.val_pairs, tokenizer))
+        if data.val else None,
     )  # fmt: skip
     save_towers(result.averaged, settings, out)
     return result

@@ -26,6 +26,7 @@ TIERS = (
     (
         "medim_training",
         "backbone_pretraining",
+        "spliced_reports",
         "tower_pretraining",
         "likelihood",
         "questions",

@@ -10,6 +10,7 @@ any batch size with one generator per sample; counts from the tokens initially u
 modality and forbidden ids are impossible at every step; draws in float64; finished samples leave the batch.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -28,7 +29,7 @@ from medim.diffusion.draw import uniforms
 from medim.diffusion.first_hitting import fill_first_hitting
 from medim.diffusion.length import draw_lengths, settle_ends
 from medim.diffusion.order import scores, static_scores
-from medim.diffusion.repeats import said_again
+from medim.diffusion.redraws import Redraws
 from medim.diffusion.report_beams import fill_by_beams
 from medim.diffusion.schedule import Schedule
 from medim.diffusion.settings import SamplerSettings, official_settings
@@ -139,8 +140,8 @@ def fill_maskgit(
     )
     blind = blind_map(canvas, settings)
     tail = tail_counts(plans)  # (B, G)
-    redraws = torch.full_like(before, settings.text_redraws)  # (B,) that are left
-    for step in range(length * (1 + settings.text_redraws)):
+    redraws = Redraws(canvas, settings, value)
+    for step in itertools.count():
         rows = canvas.active()
         if not len(rows):
             return
@@ -165,18 +166,7 @@ def fill_maskgit(
         if settings.eos_fills:
             canvas.end_reports(rows, before[rows, None] + step)
         if settings.text_redraws:
-            take_back_repeats(canvas, rows[redraws[rows] > 0], redraws)
-
-
-def take_back_repeats(canvas: Canvas, rows: Tensor, left: Tensor) -> None:
-    """Make sentences that their report (rows (b,)) says again unknown; `left` (B,) counts down. See `repeats`."""
-    text = canvas.space.layout.text
-    again = said_again(canvas.x[rows, text], canvas.space.last_characters)
-    again &= (canvas.initially[rows, text] | ~again).all(1, keepdim=True)  # what was given is not taken back
-    what = torch.zeros_like(canvas.unknown[rows])
-    what[:, text] = again
-    canvas.take_back(rows, what)
-    left[rows] -= again.any(1).long()
+            redraws.judge(rows, u[1])  # from left to right, words have no other use for the order's numbers
 
 
 def tail_counts(plans: Tensor) -> Tensor:

@@ -49,8 +49,8 @@ class SamplerSettings:
             `length.draw_lengths`); `hazard` draws at each word whether the report ends there, by P(EOS) itself, which
             neither temperature, nucleus nor the choice among draws moves (words must come from left to right, see
             `length.settle_ends`); `free` lets EOS be drawn like any token (official: there is no EOS).
-        text_redraws: sentences of a report that are drawn anew, at most, because they stand in it already (`repeats`;
-            words must come from left to right); 0: none.
+        text_redraws: how often a sentence of a report is drawn anew, at most, because it stands there already or the
+            halves agree less with it (`redraws`; words must come from left to right); 0: never.
         eos_fills: at the end, what follows the first EOS of a report is overwritten by EOS (given tokens stay).
         candidates: samples drawn a question, of which `medim.questions` keeps the one whose picture and report agree
             best by the model's towers (as DALL-E ranks samples by CLIP, Ramesh et al. 2021, Sec. 2.6); 1: no choice.
@@ -58,8 +58,9 @@ class SamplerSettings:
             `value`; 1: no choice. In the runs of `maskgit` in which one half is whole; elsewhere the first draw stands.
         text_beams: beginnings kept in the search for the best report of a picture, see `report_beams`; 1: words are
             drawn. Text orders, schedules, commit rules and temperatures are not read then.
-        agreement_weight: w >= 0 of the agreement in nats beside log p, in the choice of a draw and in the beam search;
-            0: draws are chosen blindly, beams by log p alone.
+        agreement_weight: w >= 0 of the agreement in nats beside log p, in the choice of a draw, in the beam search, and
+            where sentences are drawn anew; 0: draws are chosen blindly, beams by log p alone, sentences are drawn anew
+            only where they stand there already.
         precision: of the network, `auto`, `bf16` or `fp32` (see medim.precision); draws are float64 always. Obeyed by
             `medim.questions`; `sampler.sample` computes as it is told by its caller.
     """
@@ -187,7 +188,7 @@ class SamplerSettings:
     @property
     def asks_value(self) -> bool:
         """Whether something must tell how well report and picture agree."""
-        return self.draws > 1 or (self.text_beams > 1 and self.agreement_weight > 0)
+        return self.draws > 1 or (self.agreement_weight > 0 and (self.text_beams > 1 or self.text_redraws > 0))
 
     def _check_joint_pool(self) -> None:
         for name in ("steps", "schedule", "shift", "order", "commit", "commit_level"):

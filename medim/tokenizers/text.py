@@ -188,10 +188,10 @@ class TextTokenizer:
         return out
 
     def last_characters(self) -> tuple[str, ...]:
-        """Of what each id writes, without spaces at its end; "" where it writes nothing, as EOS."""
+        """Of what each id writes, without spaces at its end; of spaces alone one; "" where it writes nothing, as EOS."""
         silent = {*self.backend.special, self.boi_id, self.eoi_id, self.eos_id}
-        texts = ("" if index in silent else self.backend.decode([index]).rstrip() for index in range(self.size))
-        return tuple(text[-1:] for text in texts)
+        texts = ["" if index in silent else self.backend.decode([index]) for index in range(self.size)]
+        return tuple(text.rstrip()[-1:] or text[-1:] for text in texts)
 
     def save(self, folder: Path) -> None:
         """Write `text_tokenizer.json` and the tokenizer's own file; `load` reads them."""

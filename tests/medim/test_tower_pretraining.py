@@ -25,7 +25,7 @@ from medim.vocab import SharedVocab
 
 SIZES = TowerSettings(code_width=4, channels=8, blocks=1, evidence=16, report_width=8, report_blocks=1, summary=8)
 OPTIM = replace(tiny.OPTIM, steps=4, batch_size=8, accumulate=1, lr=5e-3)
-TRAINING = TowerTraining(masked=0.5, cut=0.5, val_pairs=32)
+TRAINING = TowerTraining(masked=0.5, cut=0.5, spliced=0.5, val_pairs=32)
 
 
 def test_nats_have_closed_forms():
@@ -35,12 +35,15 @@ def test_nats_have_closed_forms():
     rows = math.log1p(math.exp(-1)) + math.log1p(math.exp(-1))
     columns = math.log1p(math.exp(1)) + math.log1p(math.exp(-3))
     assert float(contrastive_nats(logits)) == pytest.approx((rows + columns) / 4)
+    wrong = torch.tensor([[0.5], [-2.0]])  # a report that is nobody's: pictures may take it for theirs
+    rows = math.log1p(math.exp(-1) + math.exp(-0.5)) + math.log1p(math.exp(-1) + math.exp(-5))
+    assert float(contrastive_nats(logits, wrong)) == pytest.approx((rows + columns) / 4)
 
 
 def parts(masked, cut, length=30, pairs=8000):
     """Masked codes (of 50) and words (of 40, `length` before the end) of many pairs."""
     tokens = torch.full((pairs,), length)
-    return masked_parts(tokens, (50, 40), TowerTraining(masked, cut, 32), torch.Generator().manual_seed(0))
+    return masked_parts(tokens, (50, 40), TowerTraining(masked, cut, 0.0, 32), torch.Generator().manual_seed(0))
 
 
 def test_a_share_of_the_pairs_has_a_part_of_one_half_masked_at_uniform_rates():
@@ -80,15 +83,45 @@ def test_pairs_are_contrasted_within_their_dataset():
     """Between datasets everything is alike, within each a pair's own is certain: nothing is left to pay."""
     similarities = torch.full((4, 4), 1e4)
     similarities[0, 1] = similarities[1, 0] = similarities[2, 3] = similarities[3, 2] = -1e4
-    trainee = TowerTrainee(FixedTowers(similarities), SharedVocab(30, 24), 29, TRAINING, datasets=2)
+    vocab, words = SharedVocab(30, 24), tiny.tokenizer()
+    trainee = TowerTrainee(FixedTowers(similarities), vocab, words, TRAINING, datasets=2, steps=10)
     batch = TokenBatch(
         torch.zeros(4, 20, dtype=torch.int64), torch.zeros(4, 9, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
     )
     loss, logs = trainee.loss("towers", batch, 0, torch.Generator().manual_seed(0))
     assert float(loss) == 0
     assert float(logs["own_report_nearest"]) == 1
-    trainee = TowerTrainee(FixedTowers(similarities), SharedVocab(30, 24), 29, TRAINING, datasets=1)
+    trainee = TowerTrainee(FixedTowers(similarities), vocab, words, TRAINING, datasets=1, steps=10)
     assert float(trainee.loss("towers", batch, 0, torch.Generator().manual_seed(0))[0]) == pytest.approx(math.log(3))
+
+
+class Reading(torch.nn.Module):
+    """Similarities of 0; keeps the reports that it was asked about."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_scale = torch.nn.Parameter(torch.zeros(()))
+        self.read = []
+
+    def similarities(self, codes, ids):
+        self.read.append(ids)
+        return torch.zeros(len(codes), len(ids))
+
+
+def test_in_the_last_steps_every_report_has_a_copy_with_a_sentence_too_many():
+    """Within its dataset: a picture chooses among twice as many reports, a report among as many pictures."""
+    words, length = tiny.tokenizer(), 60
+    said = [["No effusion.", "The heart is normal."], ["A nodule."], ["Mucin."], ["Necrosis.", "No mucin."]]
+    text = torch.tensor([words.encode("scan: " + " ".join(report), length) for report in said])
+    batch = TokenBatch(text, torch.zeros(4, 9, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
+    towers, none = Reading(), replace(TRAINING, masked=0.0)
+    trainee = TowerTrainee(towers, SharedVocab(words.size, 24), words, none, datasets=2, steps=10)
+    losses = [float(trainee.loss("towers", batch, s, torch.Generator().manual_seed(s))[0]) for s in (4, 5)]
+    assert losses == pytest.approx([math.log(2), (math.log(4) + math.log(2)) / 2])
+    assert torch.equal(towers.read[0], text) and torch.equal(towers.read[1][:4], text)
+    wrong = [words.decode(row) for row in towers.read[1][4:].tolist()]
+    assert "A nodule." in wrong[0] and ("effusion" in wrong[1] or "heart" in wrong[1])
+    assert "mucin" not in "".join(wrong[:2]).lower()
 
 
 def told_pairs(num, seed):
@@ -141,8 +174,8 @@ def test_the_same_weights_twice_and_scores_with_chance_beside(tmp_path):
     pretrain(data, tmp_path / "second")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")]
     assert weights[0] == weights[1]
-    scores = validation_scores(first, data.val, 8)
-    assert scores["a/chance"] == 1 / 8
+    scores = validation_scores(first, data.val, 8, tiny.tokenizer())
+    assert scores["a/chance"] == 1 / 8 and 0 <= scores["a/own_beats_spliced"] <= 1
 
 
 def test_batches_hold_every_dataset(tmp_path):
@@ -152,9 +185,9 @@ def test_batches_hold_every_dataset(tmp_path):
     with pytest.raises(ValueError, match="two at least, got 2"):
         pretrain(data, tmp_path / "out", replace(OPTIM, batch_size=4, accumulate=2))
     with pytest.raises(ValueError, match=r"pretrain_towers.training.masked must lie in \[0, 1\], got 2"):
-        TowerTraining(masked=2, cut=0, val_pairs=1)
+        TowerTraining(masked=2, cut=0, spliced=0, val_pairs=1)
     with pytest.raises(ValueError, match=r"pretrain_towers.training.cut must lie in \[0, 1\], got -1"):
-        TowerTraining(masked=0, cut=-1, val_pairs=1)
+        TowerTraining(masked=0, cut=-1, spliced=0, val_pairs=1)
 
 
 def test_no_towers_are_said_to_be_none(tmp_path):

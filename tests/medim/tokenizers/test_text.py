@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medim.tokenizers.sentences import whole_sentences
 from medim.tokenizers.text import TextTokenizer
 
 LLAMA = Path(__file__).parents[3] / "../shared/realdata/tokenizers/llama_tokenizer.model"
@@ -159,3 +160,12 @@ def test_llama(tmp_path):
     ours.save(tmp_path)
     assert TextTokenizer.load(tmp_path).encode(text, 40) == ids
     assert ours.encode("a </s> b", 40)[:3] != [2] * 3 and ours.decode(ours.encode("a </s> b", 40)) == "a </s> b"
+
+
+@given(st.lists(st.text("abc 1\n", min_size=1, max_size=6), min_size=1, max_size=5))
+def test_last_characters_let_sentences_be_found(words):
+    """Also where a space is a token of its own; nothing ends behind a digit, and EOS writes nothing."""
+    said = [word.strip() + "." for word in words if word.strip() and not word.strip()[-1].isdigit()]
+    ids = TOKENIZER.encode(" ".join(said), 200)
+    found = whole_sentences(ids, TOKENIZER.last_characters())
+    assert [TOKENIZER.decode(ids[span]).strip() for span in found] == said

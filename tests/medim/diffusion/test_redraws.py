@@ -1,4 +1,4 @@
-"""Sentences that a report would say twice: found by hand, drawn anew by the network's law without them."""
+"""Sentences said twice, or that the picture speaks against: found by hand, drawn anew by the law that is wanted."""
 
 from dataclasses import replace
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from medim.diffusion.denoise import ModalityLogits
-from medim.diffusion.repeats import said_again
 from medim.diffusion.sampler import sample, seeded_generators
 from medim.diffusion.schedule import get_schedule
 
@@ -41,8 +40,8 @@ def spoken(space):
     return replace(space, last_characters=CHARACTERS)
 
 
-def run(net, x, space, chosen):
-    return sample(net, x, space, chosen, seeded_generators(range(len(x))), get_schedule("linear"))
+def run(net, x, space, chosen, value=None):
+    return sample(net, x, space, chosen, seeded_generators(range(len(x))), get_schedule("linear"), value=value)
 
 
 def with_pictures(blank, space, num):
@@ -54,23 +53,6 @@ def with_pictures(blank, space, num):
 def left_to_right(settings, **changes):
     plain = {"text_order": "raster", "text_schedule": "linear", "text_steps": 10, "eos_fills": True}
     return settings(**plain | {"text_length": "hazard"} | changes)
-
-
-@pytest.mark.parametrize(
-    ("ids", "again"),
-    [
-        ([1, 4, 2, 4, 1, 4, 12, 12], [4, 5]),  # a. b. a.
-        ([1, 4, 2, 4, 2, 1, 4, 12], []),  # a. b. b a.
-        ([1, 4, 1, 4, 2, 4, 12, 12], []),  # the last one is new
-        ([2, 5, 1, 4, 2, 4, 1, 4], [6, 7]),  # the prompt ends with a colon
-        ([1, 4, 1, 12, 4, 12, 12, 12], []),  # not finished
-        ([1, 6, 4, 6, 4, 1, 6, 4], []),  # a 1.1. a 1.: no sentence ends behind a digit
-        ([1, 4, 0, 0, 1, 4, 0, 0], []),  # behind the end nothing is said
-    ],
-)
-def test_the_last_sentence_is_found_where_it_stood_before(ids, again):
-    found = said_again(torch.tensor([ids, ids]), CHARACTERS)
-    assert found[0].nonzero()[:, 0].tolist() == again and torch.equal(found[0], found[1])
 
 
 @pytest.mark.parametrize("steps", [10, 4])
@@ -87,6 +69,70 @@ def test_the_law_is_the_networks_given_that_nothing_comes_twice(steps, spoken, b
     expected = WORDS[:, None] * WORDS / (1 - WORDS)[:, None]
     expected.fill_diagonal_(0)
     assert (found - expected).abs().sum() / 2 < 0.04  # pure chance gives .02
+
+
+GAINS = torch.tensor([-0.5, 0.3, -0.1], dtype=torch.float64)  # nats of agreement that each word brings
+
+
+class Liking:
+    """Agreement of reports with their pictures: the sum of what their words bring, whatever the picture."""
+
+    def __init__(self, space):
+        self.text, self.asked = space.layout.text, 0
+
+    def __call__(self, x):
+        self.asked += 1
+        words = x[..., self.text]
+        return sum((words == word + 1).double().sum(-1) * gain for word, gain in enumerate(GAINS.tolist()))
+
+
+@pytest.mark.parametrize("steps", [10, 4])
+def test_sentences_that_the_picture_speaks_against_are_as_rare_as_their_agreement_says(steps, spoken, blank, settings):
+    """P(word) is proportional to p(word) min(1, exp(w d)), and the second word is not the first."""
+    num, weight = 3000, 3.0
+    chosen = left_to_right(settings, text_redraws=60, text_steps=steps, agreement_weight=weight)
+    out = run(Sentences(spoken), with_pictures(blank, spoken, num), spoken, chosen, Liking(spoken))
+    text = out.x[:, spoken.layout.text]
+    first, second = text[:, 0] - 1, text[:, 2] - 1
+    found = torch.bincount(first * 3 + second, minlength=9).view(3, 3) / num
+    tilted = WORDS.double() * (weight * GAINS).clamp(max=0).exp()
+    tilted /= tilted.sum()
+    expected = tilted[:, None] * tilted / (1 - tilted)[:, None]
+    expected.fill_diagonal_(0)
+    assert (found - expected).abs().sum() / 2 < 0.04  # pure chance gives .02
+    assert float(tilted[0]) < 0.5 * float(WORDS[0])
+
+
+class Ending(Sentences):
+    """As its parent, but that a report of the first sentence alone has probability 0.4."""
+
+    def __call__(self, xt, t, positions):
+        out = super().__call__(xt, t, positions)
+        places = positions[:, self.space.layout.text].nonzero()[:, 1]
+        words = WORDS.double() * 0.6
+        out.text[places == 2] = torch.tensor([0.4, *words.tolist(), *[1e-20] * 8], dtype=torch.float64).log()
+        return out
+
+
+@pytest.mark.parametrize("weight", [0.0, 3.0])
+def test_only_a_repeat_lets_the_report_end_in_its_place(weight, spoken, blank, settings):
+    """P(end | first) = e with e = 0.4 + 0.6 p(first) e, whatever agreement says of the second sentence."""
+    num = 4000
+    chosen = left_to_right(settings, text_redraws=60, agreement_weight=weight)
+    out = run(Ending(spoken), with_pictures(blank, spoken, num), spoken, chosen, Liking(spoken))
+    first = WORDS.double() * (weight * GAINS).clamp(max=0).exp()
+    expected = (first / first.sum() * 0.4 / (1 - 0.6 * WORDS)).sum()
+    assert float((out.x[:, spoken.layout.text][:, 2] == 0).double().mean()) == pytest.approx(float(expected), abs=0.03)
+
+
+def test_agreement_is_not_asked_while_both_halves_are_open_or_it_has_no_weight(spoken, blank, settings):
+    liking, num = Liking(spoken), 50
+    chosen = left_to_right(settings, text_redraws=9, agreement_weight=3.0, text_lead=1.0)
+    run(Sentences(spoken), blank(num), spoken, chosen, liking)
+    run(Sentences(spoken), with_pictures(blank, spoken, num), spoken, left_to_right(settings, text_redraws=9), liking)
+    assert liking.asked == 0
+    with pytest.raises(ValueError, match="nothing tells what agrees better"):
+        run(Sentences(spoken), with_pictures(blank, spoken, num), spoken, chosen)
 
 
 def test_what_is_recorded_is_of_the_last_draw(spoken, blank, settings):
