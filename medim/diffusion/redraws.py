@@ -1,16 +1,14 @@
 """Sentences that are taken back while a report is written from left to right, and drawn anew.
 
-A sentence that was just finished is masked again, and the sampler goes on from where it began, in two cases:
+A sentence that was just finished is masked again, and the sampler goes on from where it began (whether the report ends
+there is drawn anew with it: there may be nothing left to say), in two cases:
 
 - it stood in the report before. No report of the training data says a sentence twice; a network that is trained for an
   hour does, in every second report of a chest film: what is left of a sentence once it has begun is nearly sure,
-  whether it stands there already or not. Whether the report ends there is drawn anew with it: there may be nothing
-  left to say.
+  whether it stands there already or not.
 - report and picture agree less with it than without it, by d nats: then it is accepted with probability
   exp(agreement_weight d) only. Words are chosen by their agreement too (`value`), but which way a sentence goes is
-  decided by its first word, when nothing is said that could agree; the whole sentence can be judged. The report does
-  not end in its place: that it goes on was drawn, and only what it goes on with is rejected (else reports of which
-  much is rejected would be short).
+  decided by its first word, when nothing is said that could agree; the whole sentence can be judged.
 
 Both are rejection, one sentence at a time: what comes is the network's own law of the sentence, times the probability
 that it is accepted. After `text_redraws` rejections of one sentence what comes stands. Not in the paper.
@@ -82,8 +80,6 @@ class Redraws:
             self.tries[sample] = self.tries[sample] + 1 if out[i] else 0
             if not out[i]:
                 self.accepted[sample] = span.stop
-            elif not again:
-                self.canvas.no_eos[sample, first + span.start] = True
         rejected = torch.tensor(list(out.values()), dtype=torch.bool, device=what.device)
         self.canvas.take_back(own, what & rejected[:, None])
         return out

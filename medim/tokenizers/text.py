@@ -188,7 +188,7 @@ class TextTokenizer:
         return out
 
     def last_characters(self) -> tuple[str, ...]:
-        """Of what each id writes, without spaces at its end; of spaces alone one; "" where it writes nothing, as EOS."""
+        """Of what each id writes, without spaces at its end (of spaces alone, one); "" where it writes nothing."""
         silent = {*self.backend.special, self.boi_id, self.eoi_id, self.eos_id}
         texts = ["" if index in silent else self.backend.decode([index]) for index in range(self.size)]
         return tuple(text.rstrip()[-1:] or text[-1:] for text in texts)

@@ -115,13 +115,14 @@ class Ending(Sentences):
 
 
 @pytest.mark.parametrize("weight", [0.0, 3.0])
-def test_only_a_repeat_lets_the_report_end_in_its_place(weight, spoken, blank, settings):
-    """P(end | first) = e with e = 0.4 + 0.6 p(first) e, whatever agreement says of the second sentence."""
+def test_whether_a_report_ends_is_drawn_anew_with_its_sentence(weight, spoken, blank, settings):
+    """P(end | first) = e with e = 0.4 + 0.6 r e, r: how often a second sentence is rejected."""
     num = 4000
     chosen = left_to_right(settings, text_redraws=60, agreement_weight=weight)
     out = run(Ending(spoken), with_pictures(blank, spoken, num), spoken, chosen, Liking(spoken))
-    first = WORDS.double() * (weight * GAINS).clamp(max=0).exp()
-    expected = (first / first.sum() * 0.4 / (1 - 0.6 * WORDS)).sum()
+    accepted = WORDS.double() * (weight * GAINS).clamp(max=0).exp()  # a repeat is not
+    ends = 0.4 / (1 - 0.6 * (1 - accepted.sum() + accepted))
+    expected = (accepted / accepted.sum() * ends).sum()
     assert float((out.x[:, spoken.layout.text][:, 2] == 0).double().mean()) == pytest.approx(float(expected), abs=0.03)
 
 
