@@ -43,8 +43,8 @@ FILTERED_SCHEMA = pa.schema(
     ]
 )
 
-
 PHANTOM_JUDGE = "phantom judge"
+NamedJudge = tuple[str, Judge]  # its name, and who scores
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def best_pairs(scores: Iterable[tuple[str, float]], keep: int) -> tuple[dict[str
     return ranked, judged, tied_out
 
 
-def judge_of(settings: QwenSettings | None, reference: Reference) -> tuple[str, Judge]:
+def judge_of(settings: QwenSettings | None, reference: Reference) -> NamedJudge:
     """A judge and its name: Qwen2-VL by its strict protocol, or of drawn pairs what report and picture agree in.
 
     Raises:

@@ -24,17 +24,16 @@ from tqdm import tqdm
 
 from medim.evaluation import Reference
 from medim.generation import sample_seed
-from medim.metrics.alignment import Judge, PhantomJudge
+from medim.metrics.alignment import PhantomJudge
 from medim.metrics.finding_reader import FindingReader, features
 from medim.metrics.findings import finding_values
 from medim.metrics.memorisation import nearest
 from medim.pairs import PAIR_SCHEMA, TableWriter, encode_png, full_text, iter_pairs, load_images
-from medim.report_filter import PHANTOM_JUDGE
+from medim.report_filter import PHANTOM_JUDGE, NamedJudge
 from medim.systems import ReportLikelihood
 
 Images = NDArray[np.uint8]
 Floats = NDArray[np.float64]
-NamedJudge = tuple[str, Judge]  # its name, and who scores
 
 TASK = "prompted"  # of the seeds and of the contact sheet
 HELD_OUT = "held_out.json"  # beside the files of a generator: the same scores of real held-out pairs

@@ -17,8 +17,8 @@ from medim.evaluation import Reference
 from medim.generation_shards import open_system
 from medim.metrics.finding_reader import FindingReader, load_finding_reader
 from medim.metrics.qwen_judge import QwenSettings, load_qwen_judge
+from medim.report_filter import NamedJudge
 from medim.synthesis import (
-    NamedJudge,
     Origin,
     PairGenerator,
     PairScorer,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.resources import configure, die_with_parent
+from pipeline.resources import configure, device, die_with_parent
 from pipeline.shard_work import Function, Outcome, Shard, Work, attempt, imported
 
 ENGINES = ("local", "ray")
@@ -124,7 +125,21 @@ def _begin(work: Work, parent: int, turns: Any, gpus: Sequence[str]) -> None:
             turns.value += 1
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[turn % len(gpus)]
     configure(work.threads, work.seed, work.use_torch)
-    _worker["work"], _worker["function"] = work, _function(work)
+    _worker["work"], _worker["function"] = work, no_gpu(bool(gpus), work) or _function(work)
+
+
+def no_gpu(wanted: bool, work: Work) -> Outcome | None:
+    """Why this worker, which was promised a GPU, cannot work; None: torch sees one, or none was promised.
+
+    Without this the CPU would do the work, hours later than anybody expects.
+    """
+    if not (wanted and work.use_torch) or device().type == "cuda":
+        return None
+    visible = f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')}"
+    said = (
+        f"MEDIM_WORKER_GPUS asks for GPUs, torch sees none on {platform.node()} ({visible}): set it to 0, or see there"
+    )
+    return Outcome(None, f"{said} what `nvidia-smi` says", set_up=False)
 
 
 def _in_pool(shard: Shard) -> Outcome:
@@ -243,22 +258,45 @@ def _own_path() -> list[str]:
 class RayWorker:
     """An actor: makes its function once, then works on shards. `root`: this repository, on every node's file system."""
 
-    def __init__(self, work: Work, root: str) -> None:
+    def __init__(self, work: Work, root: str, gpus: int) -> None:
         os.chdir(root)
         configure(work.threads, work.seed, work.use_torch)
-        self.work, self.function = work, _function(work)
+        self.work, self.function = work, no_gpu(gpus > 0, work) or _function(work)
 
     def make(self, shard: Shard) -> Outcome:
         """See `attempt`."""
         return _outcome(self.function, shard, self.work)
 
 
+def workers_that_fit(engine: Engine, resources: Mapping[str, float]) -> int:
+    """How many of the wanted workers a cluster has room for: Ray would wait for the others for ever.
+
+    Args:
+        engine: whose workers take one CPU each, and their GPUs.
+        resources: of the whole cluster, as `ray.cluster_resources()` names them.
+
+    Raises:
+        ValueError: not even one fits.
+    """
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    fit = min(engine.workers, cpus, gpus // engine.worker_gpus if engine.worker_gpus else cpus)
+    if fit < 1:
+        raise ValueError(
+            f"the Ray cluster has {cpus} CPUs and {gpus} GPUs, a worker needs 1 and {engine.worker_gpus}: lower "
+            "MEDIM_WORKER_GPUS, or name another cluster by RAY_ADDRESS"
+        )
+    if fit < engine.workers:
+        print(f"the Ray cluster has room for {fit} of {engine.workers} workers: {cpus} CPUs, {gpus} GPUs", flush=True)
+    return fit
+
+
 def _ray(engine: Engine, work: Work, todo: Sequence[Shard]) -> Ended:
     """Actors that are started again when they die; a shard that kills its actor twice is named."""
     with ray_cluster(engine.workers) as ray:
+        workers = workers_that_fit(engine, ray.cluster_resources())
         options = {"num_cpus": 1, "num_gpus": engine.worker_gpus, "max_restarts": -1, "max_task_retries": 1}
         actor = ray.remote(**options)(RayWorker)
-        idle = [actor.remote(work, str(Path.cwd())) for _ in range(min(engine.workers, len(todo)))]
+        idle = [actor.remote(work, str(Path.cwd()), engine.worker_gpus) for _ in range(min(workers, len(todo)))]
         left, busy = list(todo), dict[Any, tuple[Any, Shard]]()
         while left or busy:
             while left and idle:

@@ -259,13 +259,20 @@ class ReportGrammar:
                     for side in SIDES if "{side}" in template else ("",):
                         said = [f"{side} {phrases.finding.name}"] if side else list(labels)
                         truth = {label: state for label in said} if state != "absent" else {}
-                        for text in self._expand(template, phrases.slots, side):
+                        for text in self.expand(template, phrases.slots, side):
                             yield capitalise(with_articles(text)), truth
         for template, _ in self.language.statements:
-            for text in self._expand(template, {}, ""):
+            for text in self.expand(template, {}):
                 yield capitalise(with_articles(text)), {}
 
-    def _expand(self, template: str, own: Mapping[str, SlotWords], side: str) -> Iterator[str]:
+    def expand(self, template: str, own: Mapping[str, SlotWords], side: str = "") -> Iterator[str]:
+        """A template with all words in its slots, as templates are written: in lower case, "a" before every word.
+
+        Args:
+            template: of the language.
+            own: slots of its finding, before those of the language.
+            side: in the slot of that name.
+        """
         slots = SLOT.findall(template)
         options = [(side,) if slot == "side" else _all_words(self._slot(slot, own)) for slot in slots]
         for words in itertools.product(*options):

@@ -6,11 +6,10 @@ pacemaker." counts as one with a pacemaker. No report that the grammar writes do
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from medim.data.domain import VALUE, Findings
-from medim.data.report_grammar import SLOT, ReportGrammar, SlotWords, capitalise, with_articles
+from medim.data.report_grammar import ReportGrammar, capitalise, with_articles
 from medim.data.report_reader import split_sentences
 from medim.metrics.bootstrap import Estimate, bootstrap_ratio
 from medim.metrics.findings import finding_scores
@@ -70,14 +69,14 @@ class Denials:
         self._denied: dict[str, frozenset[str]] = {}
         for phrases in language.phrases:
             for template in phrases.absent:
-                self._add(template, {**language.slots, **phrases.slots}, phrases.finding.labels)
+                self._add(grammar.expand(template, phrases.slots), phrases.finding.labels)
         for template, absent in language.statements:
             labels = [label for name in absent for label in grammar.phrases[name].finding.labels]
-            self._add(template, language.slots, labels)
+            self._add(grammar.expand(template, {}), labels)
 
-    def _add(self, template: str, slots: Mapping[str, SlotWords], labels: Sequence[str]) -> None:
-        for text in _filled(template, slots):
-            self._denied[with_articles(text)] = self._denied.get(text, frozenset()) | frozenset(labels)
+    def _add(self, sentences: Iterable[str], labels: Sequence[str]) -> None:
+        for sentence in map(with_articles, sentences):
+            self._denied[sentence] = self._denied.get(sentence, frozenset()) | frozenset(labels)
 
     def of(self, report: str) -> frozenset[str]:
         """Labels that some sentence of a report denies."""
@@ -105,17 +104,3 @@ class Denials:
 
 def _stated(findings: Findings) -> frozenset[str]:
     return frozenset(label for label, state in findings.items() if VALUE[state] > 0)
-
-
-def _filled(template: str, slots: Mapping[str, SlotWords]) -> Iterator[str]:
-    """A template with all words in its slots."""
-    names = SLOT.findall(template)
-    choices = [_words(slots[name]) for name in names]
-    for words in itertools.product(*choices):
-        chosen = dict(zip(names, words, strict=True))
-        yield SLOT.sub(lambda found, chosen=chosen: chosen[found.group(1)], template)  # type: ignore[misc]
-
-
-def _words(words: SlotWords) -> list[str]:
-    lists = words.values() if isinstance(words, Mapping) else [words]
-    return list(dict.fromkeys(word for one in lists for word in one))

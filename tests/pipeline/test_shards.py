@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shard_functions
+import torch
 
-from pipeline.shard_engines import Engine, engine_of, ray_cluster, visible_gpus
+from pipeline.shard_engines import Engine, engine_of, no_gpu, ray_cluster, visible_gpus, workers_that_fit
 from pipeline.shard_work import Shard, Work, address, imported, shard_key
 from pipeline.shards import ShardsFailed, cut, list_shards, map_shards, row_ranges, rows_of
 
@@ -262,6 +264,26 @@ def test_every_worker_has_gpus_of_its_own():
     assert visible_gpus(Engine("local", 2, 2, 0), "4,5,6,7") == ["4,5", "6,7"]
     with pytest.raises(ValueError, match="3 workers of 1 GPUs need 3, CUDA_VISIBLE_DEVICES names 1"):
         visible_gpus(Engine("local", 3, 1, 0), "2")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_worker_that_was_promised_a_gpu_does_not_work_on_the_cpu(sources, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    shards = list_shards(sources, tmp_path / "out", code="1")
+    with pytest.raises(RuntimeError, match="MEDIM_WORKER_GPUS asks for GPUs, torch sees none on"):
+        map_shards(replace(work(tmp_path), use_torch=True), shards, Engine("local", 2, 1, 0), name="squares")
+    assert no_gpu(True, replace(work(tmp_path), use_torch=False)) is None  # not torch's work
+    assert no_gpu(False, replace(work(tmp_path), use_torch=True)) is None
+
+
+def test_no_more_ray_workers_than_the_cluster_has_room_for(capsys):
+    cluster = {"CPU": 6.0, "GPU": 4.0, "memory": 1e9}
+    assert workers_that_fit(Engine("ray", 4, 1, 0), cluster) == 4 and not capsys.readouterr().out
+    assert workers_that_fit(Engine("ray", 8, 2, 0), cluster) == 2
+    assert "room for 2 of 8 workers: 6 CPUs, 4 GPUs" in capsys.readouterr().out
+    assert workers_that_fit(Engine("ray", 8, 0, 0), cluster) == 6
+    with pytest.raises(ValueError, match="has 6 CPUs and 0 GPUs, a worker needs 1 and 1: lower MEDIM_WORKER_GPUS"):
+        workers_that_fit(Engine("ray", 1, 1, 0), {"CPU": 6.0})
 
 
 @pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")
