@@ -45,6 +45,7 @@ class StudyPair:
         report: without its prompt.
         match: see `medim.metrics.reader_sheet.Case`.
         origin: what the key keeps of it, as JSON.
+        stated: see `medim.metrics.reader_sheet.Case`.
     """
 
     system: str
@@ -53,6 +54,7 @@ class StudyPair:
     report: str
     match: str
     origin: Mapping[str, Any]
+    stated: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ def build_study(pairs: Sequence[StudyPair], settings: StudySettings) -> Study:
         ],
     }
     study = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:HASH_DIGITS]
-    cases = {name: Case(pair.system, pair.dataset, pair.match, dict(pair.origin)) for name, pair in items}
+    cases = {name: Case(p.system, p.dataset, p.match, dict(p.origin), p.stated) for name, p in items}
     page = _page(settings.title, {"study": study, **content})
     return Study(page, Key(study, settings.questions, settings.shown_again, cases))
 

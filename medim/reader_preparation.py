@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medim.data import get_domain, is_drawn
 from medim.data.domain import labels_of
 from medim.evaluation import Reference, free_datasets, modality_prompts
+from medim.metrics.reader_findings import stated_findings
 from medim.metrics.reader_phantoms import findings_of
 from medim.metrics.reader_questions import (
     AGREEMENT,
@@ -129,7 +130,13 @@ def prepare_study(
         free = [sample for sample in free if sample.row == free[0].row]
         turned = free_datasets(free, references, modality_prompts(references))
         pairs += [sample_pair(one, into, "", found.origin) for one, into in zip(free, turned, strict=True)]
+    pairs = [replace(pair, stated=stated_by(references[pair.dataset], pair.report)) for pair in pairs]
     return build_study(pairs, spec.settings(systems, seed))
+
+
+def stated_by(reference: Reference, report: str) -> dict[str, str] | None:
+    """What a report of a drawn dataset states, see `medim.metrics.reader_sheet.Case`."""
+    return None if reference.domain is None else stated_findings(reference.domain.grammar.read(report))
 
 
 def real_pairs(references: Mapping[str, Reference]) -> list[StudyPair]:

@@ -1,4 +1,4 @@
-"""What readers said of generated pairs, as it stands in Figure 5a: cells of its rows, and three tables below it.
+"""What readers said of generated pairs, as it stands in Figure 5a: cells of its rows, and the tables below it.
 
 Sheets of readers lie in one folder, whatever study they are of: those of this world's key count, the others are named.
 """
@@ -16,12 +16,14 @@ from medim.data.report_text import decode_text
 from medim.evaluation import as_json
 from medim.metrics.bootstrap import Estimate
 from medim.metrics.estimate_text import estimate_text
+from medim.metrics.reader_findings import finding_agreement
 from medim.metrics.reader_questions import REAL
 from medim.metrics.reader_sheet import Key, read_key, read_ratings
 from medim.metrics.reader_study import agreement, compare_systems, detection, system_scores
 from medim.tables import PAIR_ROWS, READERS, Metrics
 
 TASK = "joint"
+SEEN_SCORES = ("recall", "precision", "f1")  # see `finding_agreement`
 NAMES = {REAL: "real pairs"}  # what a system is called in the tables, where it is not its row
 
 
@@ -71,14 +73,18 @@ def reader_results(source: ReaderRatings, key_file: Path, seed: int) -> ReaderRe
     if not sheets:
         return ReaderResults({}, {})
     ratings = read_ratings(sheets, key)
-    scores = system_scores(ratings, TASK, seed, source.resamples)
+    found = system_scores(ratings, TASK, seed, source.resamples)
     wanted = [source.row for row in PAIR_ROWS for source in row.sources if source.model == READERS]
-    rows = {system: as_json(scores.get(system, {})) for system in dict.fromkeys((*filter(None, wanted), *scores))}
+    rows = {system: as_json(found.get(system, {})) for system in dict.fromkeys((*filter(None, wanted), *found))}
     details = {
         "study": key.study,
         "readers": len(ratings.readers),
         "differences": [asdict(one) for one in compare_systems(ratings, seed, source.resamples)],
         "detection": [asdict(one) for one in detection(ratings, seed, source.resamples)],
+        "findings": [
+            {"system": system, "dataset": dataset, **{name: list(one) for name, one in scores.items()}}
+            for (system, dataset), scores in finding_agreement(ratings, seed, source.resamples).items()
+        ],
         "agreement": {name: list(one) for name, one in agreement(ratings, seed, source.resamples).items()},
     }
     return ReaderResults({READERS: {"model": READERS, "rows": rows}}, details)
@@ -104,7 +110,7 @@ def sheets_of(folder: Path, key: Key) -> list[Path]:
 
 
 def reader_tables(details: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(heading, heads, rows as text) of differences, detection and agreement; [] where no reader has answered."""
+    """(heading, heads, rows as text) of differences, detection, findings and agreement; [] where no reader has answered."""
     if not details:
         return []
     differences = [
@@ -122,6 +128,13 @@ def reader_tables(details: Mapping[str, Any]) -> list[tuple[str, list[str], list
         ]
         for one in details["detection"]
     ]  # fmt: skip
+    seen = [
+        [
+            f"{_name(one['system'])}, {one['dataset']}", *(estimate_text(*one[name]) for name in SEEN_SCORES),
+            str(Estimate(*one["f1"]).n),
+        ]
+        for one in details["findings"]
+    ]  # fmt: skip
     agreed = [[name, estimate_text(*one), str(Estimate(*one).n)] for name, one in details["agreement"].items()]
     tables = [
         (
@@ -133,6 +146,11 @@ def reader_tables(details: Mapping[str, Any]) -> list[tuple[str, list[str], list
             "Readers who tell generated pairs from real ones",
             ["reader", "share right", "p against chance", "d'", "n"],
             told,
+        ),
+        (
+            "Findings that readers see in pictures, against those that the reports state (of real pairs: the truth)",
+            ["", *SEEN_SCORES, "n"],
+            seen,
         ),
         ("Agreement of readers, beyond chance", ["", "kappa", "n"], agreed),
     ]

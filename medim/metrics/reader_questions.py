@@ -15,6 +15,7 @@ LAST_COLUMNS = ("seconds", "started", "finished", "comment")
 REAL = "real"  # what a study calls the system whose pairs are real
 GENERATED = "generated"
 MOST_OPTIONS = 9  # digits of a keyboard
+FINDING = "finding: "  # begins the ids of questions for one finding
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def finding_questions(dataset: str, labels: Sequence[str]) -> tuple[Question, ..
     """One optional question a finding of a dataset: present, absent, or unsure (also: not answered)."""
     options = (("unsure", "cannot tell"), ("present", "present"), ("absent", "absent"))
     return tuple(
-        Question(f"finding: {label}", f"Does the picture show: {label}?", options, False, False, (dataset,))
+        Question(f"{FINDING}{label}", f"Does the picture show: {label}?", options, False, False, (dataset,))
         for label in labels
     )
 

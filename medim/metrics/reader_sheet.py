@@ -38,12 +38,15 @@ class Case:
         dataset: of the pair.
         match: pairs of several systems with the same match answer the same prompt; "": none does.
         origin: seed, prompt, model: whatever is to be known of it afterwards.
+        stated: what the report states, finding (without side) -> state, of a drawn dataset; of a real pair that is the
+            truth. None: no grammar reads it.
     """
 
     system: str
     dataset: str
     match: str
     origin: Mapping[str, Any]
+    stated: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)

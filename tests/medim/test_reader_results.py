@@ -18,7 +18,7 @@ from medim.metrics.reader_sheet import read_key
 from medim.pairs import write_pairs
 from medim.reader_page import write_study
 from medim.reader_preparation import Answers, ReaderStudy, asked, prepare_study, real_pairs, shown
-from medim.reader_results import ReaderRatings, reader_results, sheets_of
+from medim.reader_results import ReaderRatings, reader_results, reader_tables, sheets_of
 from medim.systems import Sample
 from medim.table_cells import build_table
 from medim.table_render import render_all
@@ -131,6 +131,35 @@ def test_from_page_to_cells(tmp_path, references):
     (folder / "1.csv").unlink()
     (folder / "0.csv").write_text((folder / "0.csv").read_text().replace(key.study, "f" * 16))
     assert sheets_of(folder, key) == []
+
+
+def test_the_key_says_what_reports_state_and_the_tables_what_readers_see(tmp_path, references):
+    """Readers who see exactly what real reports state, and nothing in generated pictures."""
+    spec = replace(SPEC, questions=("agreement", "findings"), pairs=12)
+    study = prepare_study((REAL, "medim"), spec, {"medim": free("MeDiM", 8)}, references, 0)
+    key, folder = study.key, tmp_path / "ratings"
+    write_study(study, tmp_path / "send" / "page.html", tmp_path / "key.json")
+    assert read_key(tmp_path / "key.json") == key
+    stated = [case.stated for case in key.cases.values() if case.system == REAL]
+    assert any(stated)
+
+    def answer(case, _number):
+        one = key.cases[case]
+        asked_of = [question.id for question in key.questions if question.asked_of(one.dataset)]
+        seen = {f"finding: {name}" for name, state in one.stated.items() if state == "present"}
+        shows = seen if one.system == REAL else set()
+        said = {name: "present" if name in shows else "absent" for name in asked_of if name.startswith("finding")}
+        return {AGREEMENT.id: "3", **said}
+
+    folder.mkdir()
+    write_sheet(folder / "0.csv", key, "r", answer, list(key.cases)[: key.repeats])
+    found = reader_results(ReaderRatings(str(folder), 50), tmp_path / "key.json", 0).details["findings"]
+    scores = {(one["system"], one["dataset"]): (one["recall"][0], one["precision"][0]) for one in found}
+    assert {scores[REAL, name] for name in WORDS} == {(1.0, 1.0)}
+    assert scores["MeDiM", "phantom_cxr"] == (None, None)  # its reports state nothing, and nothing is seen
+    page = reader_tables(reader_results(ReaderRatings(str(folder), 50), tmp_path / "key.json", 0).details)
+    (rows,) = [rows for heading, _, rows in page if heading.startswith("Findings that readers see")]
+    assert rows[2][:2] == ["real pairs, phantom_cxr", "1.000 (1.000–1.000)"]
 
 
 def test_real_pairs_are_a_row_and_readers_tell_them_apart(tmp_path, references):
