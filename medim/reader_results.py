@@ -110,7 +110,7 @@ def sheets_of(folder: Path, key: Key) -> list[Path]:
 
 
 def reader_tables(details: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(heading, heads, rows as text) of differences, detection, findings and agreement; [] where no reader has answered."""
+    """(heading, heads, rows as text) of all that readers said beyond cells; [] where no reader has answered."""
     if not details:
         return []
     differences = [
