@@ -312,16 +312,17 @@ def stage_run(
                 f"{name}: {_places(inputs)} -> {_places(outputs)} (world {world.name}, {top.threads} threads)",
                 flush=True,
             )
-            sender = _live_sender(world, name) if live else None
+            sender, state = _live_sender(world, name) if live else None, "FINISHED"
             try:
                 yield run
                 _finish(run, clock, identity, outputs)
-            except BaseException:
+            except BaseException as error:
+                state = "FAILED" if isinstance(error, Exception) else "KILLED"
                 _say_stopped(name, clock, work)
                 raise
             finally:
                 if sender is not None:
-                    sender.stop()
+                    sender.stop(state)
         _clear(stage, name, world, work)
         print(f"{name}: done in {clock.seconds() / 60:.1f} min -> {_places(outputs)}", flush=True)
 

@@ -4,21 +4,25 @@
 and the sheets that a training draws (figures/<name>_training*.png) when they appear or change.
 A process, not a thread, and of the lowest priority: importing MLflow alone takes seconds of the interpreter and
 200 MB, which would slow short trainings and stand in their measured memory. Whatever goes wrong in it, the training
-does not notice; the final `pipeline.tracking sync` replaces the live run by the whole curve.
+does not notice, and .work/live/<world>.<instance>.log says it; the final `pipeline.tracking sync` replaces the live run
+by the whole curve. Until then the live run ends as the stage did: FINISHED, FAILED, or KILLED, where it was stopped or
+is no more.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pipeline.paths import World
+from pipeline.paths import WORK, World
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,6 +33,8 @@ DELAY = 20.0  # seconds before the first sending, so that short stages never pay
 PERIOD = 10.0  # seconds between sendings
 LONGEST_WAIT = 300.0  # seconds between attempts when the store is away
 ROUNDED = 0.001  # seconds that rounding may add to a line's time
+LAST_WORDS = 5.0  # seconds to say how a stage ended that is no more
+KILLED = "KILLED"  # MLflow's word for it
 OFF_VARIABLE = "MEDIM_LIVE"  # set to 0: send nothing while stages run
 
 
@@ -45,6 +51,7 @@ class LiveSender:
             str(delay),
             str(period),
         ]
+        self._log = WORK / "live" / f"{world.name}.{instance}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
@@ -52,18 +59,27 @@ class LiveSender:
         if os.environ.get(OFF_VARIABLE) == "0":
             return self
         try:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log
+                )
         except OSError as error:
             print(f"no live curves in MLflow ({error}); they appear when the stage has ended", file=sys.stderr)
         return self
 
-    def stop(self, timeout: float = 3.0) -> None:
-        """Let it send what is left, for `timeout` seconds at most, then end it."""
+    def stop(self, state: str, timeout: float = 3.0) -> None:
+        """Let it send what is left and how the stage ended, for `timeout` seconds at most, then end it.
+
+        Args:
+            state: MLflow's word: FINISHED, FAILED or KILLED.
+            timeout: in seconds.
+        """
         if self._process is None:
             return
-        if self._process.stdin is not None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has failed before
+            self._process.stdin.write(state.encode())
             self._process.stdin.close()
         try:
             self._process.wait(timeout)
@@ -181,10 +197,11 @@ class Connection:
         """Forget the run; the next `send` opens a new one."""
         self._client = None
 
-    def finish(self) -> None:
-        """Say that nothing more comes."""
+    def finish(self, state: str) -> None:
+        """Say that nothing more comes, and how the stage ended."""
         if self._client is not None:
-            self._client.set_terminated(self._run)
+            self._client.set_terminated(self._run, status=state)
+            self._client.update_run(self._run, status=state, name=f"{self._instance} ({state.lower()})")
 
 
 def follow(
@@ -194,8 +211,11 @@ def follow(
     wait: Callable[[float], bool],
     period: float,
     delay: float = 0.0,
+    state: Callable[[], str] = lambda: "FINISHED",
 ) -> int:
-    """Send new points and sheets until `wait(seconds)` says that the stage has ended; returns how many sendings failed.
+    """Send new points and sheets until `wait(seconds)` says that the stage has ended, and then its `state()`.
+
+    Returns how many sendings failed.
 
     After a failure the pause doubles, up to LONGEST_WAIT, and everything is sent again to a new live run.
     """
@@ -207,7 +227,7 @@ def follow(
             if points or pictures:
                 connection.send(points, pictures)
             if ended:
-                connection.finish()
+                connection.finish(state())
             pause = period
         except Exception as error:  # noqa: BLE001 - the store may fail in any way; the training must not care
             errors += 1
@@ -221,26 +241,34 @@ def follow(
         ended = wait(pause)
 
 
-def _wait_for_end(ended: threading.Event) -> None:
-    """stdin ends when the stage closes it, and when the stage is no more."""
-    sys.stdin.buffer.read()
-    ended.set()
+class Ending:
+    """Whether and how the stage has ended: it writes that to stdin and closes it; one that is no more wrote nothing."""
+
+    def __init__(self) -> None:
+        self.known = threading.Event()
+        self.state = KILLED
+
+    def listen(self) -> None:
+        """Wait for the end of stdin. Whoever is no more cannot end this process, so it does that itself in the end."""
+        self.state = sys.stdin.buffer.read().decode() or KILLED
+        self.known.set()
+        timer = threading.Timer(LAST_WORDS, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
 
 
 def main(argv: list[str]) -> int:
     """The sending process: `python -m pipeline.tracking_live WORLD_ROOT INSTANCE DELAY PERIOD`; ends with its stdin."""
-    from pipeline.resources import die_with_parent
-
     root, instance, delay, period = Path(argv[0]), argv[1], float(argv[2]), float(argv[3])
-    die_with_parent(os.getppid())
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a cancelled flow ends the stage, whose end is still to be told
     os.nice(19)
-    ended = threading.Event()
-    threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
-    if ended.wait(delay):
+    end = Ending()
+    threading.Thread(target=end.listen, daemon=True).start()
+    if end.known.wait(delay):
         return 0  # a short stage: the final sync shows it
     world = World(root)
     tail, sheets = Tail(world.logs(instance)), Sheets(world, instance)
-    return min(1, follow(tail, sheets, Connection(world, instance), ended.wait, period))
+    return min(1, follow(tail, sheets, Connection(world, instance), end.known.wait, period, state=lambda: end.state))
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ class Flaky:
         self.opened += 1
         self.points, self.sheets = [], []
 
-    def finish(self):
-        self.ended = True
+    def finish(self, state):
+        self.ended = state
 
 
 def training_with_a_sheet(world):
@@ -66,11 +66,12 @@ def test_a_store_that_comes_back_gets_each_point_and_sheet_once_and_pauses_grow(
             write(sheet, "png 6")
         return step == 7
 
-    assert follow(Tail(log), Sheets(world, "train_vqgan"), store, wait, period=1.0) == 3
+    failed = follow(Tail(log), Sheets(world, "train_vqgan"), store, wait, period=1.0, state=lambda: "KILLED")
+    assert failed == 3
     assert [point.step for point in store.points] == list(range(1, 9))
     assert store.sheets == ["png 1", "png 6"]
     assert pauses == [0.0, 2.0, 4.0, 8.0, 1.0, 1.0, 1.0]
-    assert store.ended
+    assert store.ended == "KILLED"
 
 
 def test_a_sheet_alone_is_sent_too_and_the_last_one_at_the_end(tmp_path):
