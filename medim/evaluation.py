@@ -282,11 +282,16 @@ class Evaluation:
         return free_datasets(samples, self.references, self.prompts)
 
     def joint_of(self, reference: Reference, samples: Sequence[Sample]) -> Scores:
-        """Agreement of the two halves of each pair, and whether the pairs are as varied as real ones."""
+        """Agreement of the two halves of each pair, and whether the pairs are as varied as real ones.
+
+        `known_prompts`: the share whose prompt (modality, organ) is that of a training pair, to the letter.
+        """
         seed, resamples = self.seed, self.settings.resamples
         images, reports = _images(samples), [sample.report or "" for sample in samples]
         scores = self.quality(reference, images)
         scores["distinct_reports"] = distinct_reports(reports, seed, resamples)
+        prompts = {pair.prompt for pair in reference.train}
+        scores["known_prompts"] = bootstrap_mean([float(one.prompt in prompts) for one in samples], seed, resamples)
         if self.qwen is not None:
             scores |= qwen_alignment(self.qwen, images, reports, seed, resamples)
         if reference.domain is not None and reference.labels:

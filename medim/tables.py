@@ -61,7 +61,7 @@ MIX_METRICS = (
 SYNTHETIC = {"unidisc": "UniDisc", "medim": "MeDiM"}  # generators of synthetic pairs, as they are called
 JOINT_METRICS = (
     "finding_f1", "alignment (phantom judge)", "silent_pairs", "sentence_validity", *SELF_METRICS,
-    "findings_within_30pct", "distinct_sets_ratio", "distinct_reports", "share",
+    "findings_within_30pct", "distinct_sets_ratio", "distinct_reports", "known_prompts", "share",
 )  # fmt: skip
 READERS = "readers"  # stands for a model: what people said of generated pairs, see medim.reader_results
 HUMAN_METRICS = (

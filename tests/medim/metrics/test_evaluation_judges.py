@@ -1,4 +1,4 @@
-"""The metrics that only some data sets have: Qwen2-VL as judge of free pairs, and labels of chest reports by rules."""
+"""What else is measured of pairs: Qwen2-VL as judge of free ones, their prompts, labels of chest reports by rules."""
 
 from dataclasses import replace
 
@@ -66,6 +66,13 @@ def test_free_pairs_get_the_judges_own_scores(reference, tmp_path):
     assert "phantom_cxr/joint/alignment (Qwen2-VL, grid)" in scores
     without = evaluation(reference).row(asked)
     assert set(scores) - set(without) == {f"phantom_cxr/joint/{name}" for name in alone}
+
+
+def test_free_pairs_whose_prompt_no_training_pair_has_are_counted(reference):
+    asked = [replace(one, prompt=reference.train[n].prompt) for n, one in enumerate(samples(reference, "joint"))]
+    wrong = [replace(one, prompt=one.prompt + ", left left lung") if n < 2 else one for n, one in enumerate(asked)]
+    found = [evaluation(reference).row(group)["phantom_cxr/joint/known_prompts"] for group in (asked, wrong)]
+    assert [(one.value, one.n) for one in found] == [(1.0, 8), (0.75, 8)]
 
 
 def test_a_missing_judge_is_named_when_it_is_asked(reference, tmp_path):
