@@ -173,7 +173,7 @@ def series_of(base: SamplerSettings, task: str, sweep: Sweep) -> list[Series]:
         settings = tuple(changed(drawn, commit=rule, commit_level=level) for level in sorted(values))
         found.append(Series("commit", rule, settings))
     found += [over("guidance", sweep.guidance, base), over("temperature", sweep.temperatures[m], drawn)]
-    found += choices(base, sweep.choices[m])
+    found += choices(base, sweep.choices[m], m)
     return [series for series in found if series.panel in sweep.panels]
 
 
@@ -182,19 +182,25 @@ def number_of(settings: SamplerSettings) -> int:
     return math.prod(int(getattr(settings, what)) for what in CHOICES)
 
 
-def choices(base: SamplerSettings, tried: Iterable[tuple[str, float, tuple[int, ...]]]) -> list[Series]:
+def choices(
+    base: SamplerSettings, tried: Iterable[tuple[str, float, tuple[int, ...]]], modality: str
+) -> list[Series]:  # fmt: skip
     """The series of the panel `choice`, one a kind of choice and weight; each begins with no choice at all.
 
-    A default that chooses in several ways has one of its own, see `_together`.
+    A default that chooses in several ways has one of its own, see `_together`. Drawing a report's sentences anew is a
+    way too, so all other series do without.
 
     Beams end a report with its EOS, so they are measured with a free length, whatever the default has.
     """
-    alone = replace(base, candidates=1, draws=1, text_beams=1, agreement_weight=0.0)
+    again = base.text_redraws if modality == "text" else 0
+    alone = replace(
+        base, candidates=1, draws=1, text_beams=1, agreement_weight=0.0, text_redraws=base.text_redraws - again
+    )
     numbers: dict[tuple[str, float], set[int]] = {}
     for what, weight, several in tried:
         numbers.setdefault((what, weight), set()).update(several)
     own = [what for what in CHOICES if getattr(base, what) > 1]
-    if len(own) == 1:
+    if len(own) == 1 and not again:
         numbers.setdefault((own[0], base.agreement_weight), set()).add(number_of(base))
     found = []
     for (what, weight), several_of in numbers.items():
@@ -204,13 +210,14 @@ def choices(base: SamplerSettings, tried: Iterable[tuple[str, float, tuple[int, 
         more = [replace(start, agreement_weight=weight, **of_several) for of_several in chosen]
         label = what if (what, weight) == ("candidates", 0.0) else f"{what}, weight {weight:g}"
         found.append(Series("choice", label, (alone, *more)))
-    return [*found, _together(alone, base, own)] if len(own) > 1 else found
+    kinds = [*reversed(own), *(["text_redraws"] if again else [])]
+    return [*found, _together(alone, base, kinds)] if len(kinds) > 1 else found
 
 
 def _together(alone: SamplerSettings, base: SamplerSettings, kinds: Sequence[str]) -> Series:
-    """From no choice to the default's, which has several kinds: one more at each point, draws before answers."""
+    """From no choice to the default's, which has several kinds: one more at each point, in this order."""
     points, now = [alone], replace(alone, agreement_weight=base.agreement_weight)
-    for what in reversed(kinds):
+    for what in kinds:
         now = replace(now, **{what: getattr(base, what)})
         points.append(now)
-    return Series("choice", " + ".join(f"{what} {getattr(base, what)}" for what in reversed(kinds)), tuple(points))
+    return Series("choice", " + ".join(f"{what} {getattr(base, what)}" for what in kinds), tuple(points))

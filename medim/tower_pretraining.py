@@ -165,12 +165,12 @@ def validation_scores(
 ) -> dict[str, float]:
     """`contrast_scores` of each dataset, on its first `num` pairs; in what share the own report beats its splice."""
     assert isinstance(towers, Towers)
-    device = towers.log_scale.device
+    device, last_characters = towers.log_scale.device, tokenizer.last_characters()
     out: dict[str, float] = {}
     for name, tokens in val.items():
         batch = tokens.batch(np.arange(min(num, len(tokens))))
         generator = torch.Generator().manual_seed(0)
-        wrong = spliced(batch.text, tokenizer.last_characters(), tokenizer.eos_id, generator)
+        wrong = spliced(batch.text, last_characters, tokenizer.eos_id, generator)
         logits = towers.similarities(batch.image.to(device), torch.cat([batch.text, wrong]).to(device))
         own, beside = logits.chunk(2, 1)
         right = (own.diagonal() > beside.diagonal()).float().mean()
@@ -188,13 +188,20 @@ def pretrain_towers(
         data: the training pairs; tokenizer and codebook must be those of `train_medim`.
 
     Raises:
-        ValueError: a part of a batch is not the same number of pairs, at least two, of every dataset.
+        ValueError: a part of a batch is not the same number of pairs, at least two, of every dataset; or a dataset has
+            one validation pair, which cannot be told from others.
     """
     datasets, part = len(data.train), optim.batch_size // optim.accumulate
     if part % datasets or part < 2 * datasets:
         raise ValueError(
             f"pretrain_towers.optim: a part of a batch must hold as many pairs of each of the {datasets} datasets, two "
             f"at least, got {part} (params.yaml)"
+        )
+    single = [name for name, tokens in data.val.items() if min(len(tokens), training.val_pairs) < 2]
+    if single:
+        raise ValueError(
+            f"{single[0]} has fewer than two validation pairs: give it more (params.yaml:prepare_data.datasets, "
+            f"pretrain_towers.training.val_pairs)"
         )
     torch.manual_seed(seed)
     tokenizer = TextTokenizer.load(data.tokenizer)

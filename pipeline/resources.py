@@ -70,6 +70,13 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def gpus_seen() -> int:
+    """Number of GPUs that torch sees."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def die_with_parent(parent: int | None = None) -> None:
     """Ask Linux for SIGTERM when the parent process ends, so that a killed `dvc` leaves no training behind.
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.resources import configure, device, die_with_parent
+from pipeline.resources import configure, die_with_parent, gpus_seen
 from pipeline.shard_work import Function, Outcome, Shard, Work, attempt, imported
 
 ENGINES = ("local", "ray")
@@ -90,7 +90,7 @@ def engine_of(environment: Mapping[str, str]) -> Engine:
 def run(engine: Engine, work: Work, todo: Sequence[Shard]) -> Ended:
     """Every shard once, each with its outcome."""
     if engine.in_process:
-        return _in_this_process(work, todo)
+        return _in_this_process(engine, work, todo)
     return (_local if engine.name == "local" else _ray)(engine, work, todo)
 
 
@@ -106,8 +106,8 @@ def _outcome(function: Function | Outcome, shard: Shard, work: Work) -> Outcome:
     return function if isinstance(function, Outcome) else attempt(function, shard, work.receipts)
 
 
-def _in_this_process(work: Work, todo: Sequence[Shard]) -> Ended:
-    function = _function(work)
+def _in_this_process(engine: Engine, work: Work, todo: Sequence[Shard]) -> Ended:
+    function = no_gpu(engine.worker_gpus, work) or _function(work)
     for shard in todo:
         yield shard, _outcome(function, shard, work)
 
@@ -125,21 +125,22 @@ def _begin(work: Work, parent: int, turns: Any, gpus: Sequence[str]) -> None:
             turns.value += 1
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[turn % len(gpus)]
     configure(work.threads, work.seed, work.use_torch)
-    _worker["work"], _worker["function"] = work, no_gpu(bool(gpus), work) or _function(work)
+    _worker["work"], _worker["function"] = work, no_gpu(len(gpus[0].split(",")) if gpus else 0, work) or _function(work)
 
 
-def no_gpu(wanted: bool, work: Work) -> Outcome | None:
-    """Why this worker, which was promised a GPU, cannot work; None: torch sees one, or none was promised.
+def no_gpu(wanted: int, work: Work) -> Outcome | None:
+    """Why this worker, which was promised so many GPUs, cannot work; None: torch sees them, or none was promised.
 
     Without this the CPU would do the work, hours later than anybody expects.
     """
-    if not (wanted and work.use_torch) or device().type == "cuda":
+    if not (wanted and work.use_torch):
+        return None
+    seen = gpus_seen()
+    if seen >= wanted:
         return None
     visible = f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')}"
-    said = (
-        f"MEDIM_WORKER_GPUS asks for GPUs, torch sees none on {platform.node()} ({visible}): set it to 0, or see there"
-    )
-    return Outcome(None, f"{said} what `nvidia-smi` says", set_up=False)
+    said = f"MEDIM_WORKER_GPUS asks for {wanted} GPUs, torch sees {seen} on {platform.node()} ({visible})"
+    return Outcome(None, f"{said}: set it to 0, or see there what `nvidia-smi` says", set_up=False)
 
 
 def _in_pool(shard: Shard) -> Outcome:
@@ -261,39 +262,40 @@ class RayWorker:
     def __init__(self, work: Work, root: str, gpus: int) -> None:
         os.chdir(root)
         configure(work.threads, work.seed, work.use_torch)
-        self.work, self.function = work, no_gpu(gpus > 0, work) or _function(work)
+        self.work, self.function = work, no_gpu(gpus, work) or _function(work)
 
     def make(self, shard: Shard) -> Outcome:
         """See `attempt`."""
         return _outcome(self.function, shard, self.work)
 
 
-def workers_that_fit(engine: Engine, resources: Mapping[str, float]) -> int:
-    """How many of the wanted workers a cluster has room for: Ray would wait for the others for ever.
+def workers_that_fit(engine: Engine, nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many of the wanted workers a cluster has room for today: Ray would wait for the others for ever.
 
     Args:
-        engine: whose workers take one CPU each, and their GPUs.
-        resources: of the whole cluster, as `ray.cluster_resources()` names them.
+        engine: whose workers take one CPU each, and their GPUs, of one node.
+        nodes: resources of each living node, as `ray.nodes()` names them.
 
     Raises:
         ValueError: not even one fits.
     """
-    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    fit = min(engine.workers, cpus, gpus // engine.worker_gpus if engine.worker_gpus else cpus)
-    if fit < 1:
+    of_each = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+    room = sum(min(cpus, gpus // engine.worker_gpus if engine.worker_gpus else cpus) for cpus, gpus in of_each)
+    cluster = "the Ray cluster has " + ", ".join(f"a node of {cpus} CPUs and {gpus} GPUs" for cpus, gpus in of_each)
+    if room < 1:
         raise ValueError(
-            f"the Ray cluster has {cpus} CPUs and {gpus} GPUs, a worker needs 1 and {engine.worker_gpus}: lower "
-            "MEDIM_WORKER_GPUS, or name another cluster by RAY_ADDRESS"
+            f"{cluster}, a worker needs 1 and {engine.worker_gpus}: lower MEDIM_WORKER_GPUS, or name another cluster "
+            "by RAY_ADDRESS"
         )
-    if fit < engine.workers:
-        print(f"the Ray cluster has room for {fit} of {engine.workers} workers: {cpus} CPUs, {gpus} GPUs", flush=True)
-    return fit
+    if room < engine.workers:
+        print(f"{cluster}: room for {room} of {engine.workers} workers", flush=True)
+    return min(room, engine.workers)
 
 
 def _ray(engine: Engine, work: Work, todo: Sequence[Shard]) -> Ended:
     """Actors that are started again when they die; a shard that kills its actor twice is named."""
     with ray_cluster(engine.workers) as ray:
-        workers = workers_that_fit(engine, ray.cluster_resources())
+        workers = workers_that_fit(engine, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         options = {"num_cpus": 1, "num_gpus": engine.worker_gpus, "max_restarts": -1, "max_task_retries": 1}
         actor = ray.remote(**options)(RayWorker)
         idle = [actor.remote(work, str(Path.cwd()), engine.worker_gpus) for _ in range(min(workers, len(todo)))]

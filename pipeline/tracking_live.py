@@ -5,8 +5,8 @@ and the sheets that a training draws (figures/<name>_training*.png) when they ap
 A process, not a thread, and of the lowest priority: importing MLflow alone takes seconds of the interpreter and
 200 MB, which would slow short trainings and stand in their measured memory. Whatever goes wrong in it, the training
 does not notice, and .work/live/<world>.<instance>.log says it; the final `pipeline.tracking sync` replaces the live run
-by the whole curve. Until then the live run ends as the stage did: FINISHED, FAILED, or KILLED, where it was stopped or
-is no more.
+by the whole curve. Until then the live run ends as the stage did, where the store answers within seconds: FINISHED,
+FAILED, or KILLED, where it was stopped or is no more; else it stays RUNNING.
 """
 
 from __future__ import annotations
@@ -260,7 +260,8 @@ class Ending:
 def main(argv: list[str]) -> int:
     """The sending process: `python -m pipeline.tracking_live WORLD_ROOT INSTANCE DELAY PERIOD`; ends with its stdin."""
     root, instance, delay, period = Path(argv[0]), argv[1], float(argv[2]), float(argv[3])
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a cancelled flow ends the stage, whose end is still to be told
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # they end the stage, whose end is still to be told
+        signal.signal(number, signal.SIG_IGN)
     os.nice(19)
     end = Ending()
     threading.Thread(target=end.listen, daemon=True).start()

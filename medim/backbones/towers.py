@@ -174,7 +174,7 @@ class Towers(nn.Module):
         return self.log_scale.exp().clamp(max=MOST_SCALE)
 
     def similarities(self, codes: Tensor, ids: Tensor) -> Tensor:
-        """(B, B) scaled cosines in float32: row i is picture i against every report."""
+        """(B, R) scaled cosines in float32 of B pictures and R reports: row i is picture i against every report."""
         pictures, reports = self.directions(codes, ids)
         return pictures @ reports.T * self.scale()
 

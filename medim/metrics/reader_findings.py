@@ -37,9 +37,9 @@ def finding_agreement(ratings: Ratings, seed: int, resamples: int) -> dict[tuple
     """(system, dataset) -> recall, precision and F1 over all its findings together, n = cases.
 
     `recall`: of the findings that reports state for certain, those that readers see. `precision`: of the findings that
-    readers see, those that the report states, for certain or not. `f1`: their harmonic mean. For the intervals cases
-    are drawn and, where there are several, readers. Systems and datasets of which no case was read by a grammar, or
-    that are asked for no finding, are left out.
+    readers see, those that the report states, for certain or not. `f1`: their harmonic mean, 0 where nothing of what is
+    stated or seen agrees. For the intervals cases are drawn and, where there are several, readers. Systems and datasets
+    of which no case was read by a grammar, or that are asked for no finding, are left out.
     """
     found: dict[tuple[str, str], dict[str, Estimate]] = {}
     for system in ratings.systems:
@@ -77,4 +77,6 @@ def _score(name: str, tables: Mapping[str, Floats], cases: Floats, readers: Floa
     """One of recall, precision and F1 under draws (b, N) and (b, R) -> (b,)."""
     total = {key: ((cases @ table) * readers).sum(axis=1) for key, table in tables.items()}
     recall, precision = divide(total["seen_sure"], total["sure"]), divide(total["seen_stated"], total["seen"])
-    return {"recall": recall, "precision": precision, "f1": divide(2 * recall * precision, recall + precision)}[name]
+    both = divide(2 * recall * precision, recall + precision)
+    missed = np.isnan(both) & (total["sure"] + total["seen"] > 0)
+    return {"recall": recall, "precision": precision, "f1": np.where(missed, 0.0, both)}[name]

@@ -188,10 +188,14 @@ class TextTokenizer:
         return out
 
     def last_characters(self) -> tuple[str, ...]:
-        """Of what each id writes, without spaces at its end (of spaces alone, one); "" where it writes nothing."""
+        """Of what each id writes, without spaces at its end; " " where it writes nothing else, "" for EOS and controls.
+
+        A SentencePiece model writes nothing for a space alone, which stands between words nevertheless.
+        """
         silent = {*self.backend.special, self.boi_id, self.eoi_id, self.eos_id}
-        texts = ["" if index in silent else self.backend.decode([index]) for index in range(self.size)]
-        return tuple(text.rstrip()[-1:] or text[-1:] for text in texts)
+        return tuple(
+            "" if index in silent else self.backend.decode([index]).rstrip()[-1:] or " " for index in range(self.size)
+        )
 
     def save(self, folder: Path) -> None:
         """Write `text_tokenizer.json` and the tokenizer's own file; `load` reads them."""

@@ -112,6 +112,17 @@ def test_a_default_that_chooses_in_several_ways_is_reached_one_way_after_the_oth
     assert [number_of(one) for one in last.settings] == [1, 32, 64]
 
 
+def test_sentences_drawn_anew_are_a_way_to_choose():
+    changes = {"draws": 32, "agreement_weight": 8.0, "text_order": "raster", "text_length": "hazard", "text_redraws": 5}
+    base = replace(BASE, **changes)
+    found = series_of(base, "image_to_report", CHOICE)
+    assert {one.text_redraws for series in found[:-1] for one in series.settings} == {0}
+    assert found[-1].label == "draws 32 + text_redraws 5"
+    assert found[-1].settings == (found[0].settings[0], replace(base, text_redraws=0), base)
+    pictures = series_of(base, "report_to_image", CHOICE)  # which have no sentences
+    assert [s.label for s in pictures if base in s.settings] == ["draws, weight 8"]
+
+
 def test_names_say_what_differs():
     assert name_of(BASE, BASE) == "default"
     assert name_of(BASE, replace(BASE, text_order="raster", text_steps=8)) == "text_steps=8,text_order=raster"

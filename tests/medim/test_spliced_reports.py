@@ -47,14 +47,32 @@ def test_one_sentence_comes_and_at_most_one_goes():
     assert min(places) == 1 and max(places) == 4
 
 
-def test_what_does_not_fit_is_cut_and_a_prompt_alone_is_left():
-    full = report(*range(1, 12))
-    assert len(full) == LENGTH
-    for wrong in copies([full, report(31)], 3):
-        assert len(wrong) == LENGTH
-    wrong = copies([report(), report()], 0)
-    assert sentences(wrong[0]) == [60, 60]
-    with pytest.raises(ValueError, match="needs two reports of a dataset in a batch, got 1"):
+def test_what_does_not_fit_is_cut_behind_the_last_token_stands_the_end():
+    full = report(*range(1, 11))
+    assert full[-2:] == [0, 0]
+    for seed in range(50):
+        wrong, _ = copies([full, report(31)], seed)
+        assert wrong != full and wrong[-1] == 0 and 0 not in wrong[:20]
+
+
+def test_an_unfinished_sentence_is_kept_and_a_prompt_alone_is_left():
+    cut = [60, 62, 1, 61, 2, 3] + [0] * (LENGTH - 6)
+    found = [copies([cut, report(31)], seed)[0] for seed in range(40)]
+    assert all(wrong != cut for wrong in found)
+    assert sum(wrong[wrong.index(0) - 2 : wrong.index(0)] == [2, 3] for wrong in found) > 10
+    assert sentences(copies([report(), report()], 0)[0]) == [60, 60]
+
+
+def test_no_copy_is_the_report_itself():
+    """Where reports share sentences, the one that comes may be the one that was left out."""
+    reports = [report(1, 2, 3), report(1, 2, 4)]
+    for seed in range(600):
+        pairs = zip(reports, copies(reports, seed), strict=True)
+        assert all(sorted(wrong) != sorted(own) for own, wrong in pairs)
+
+
+def test_one_report_has_no_other():
+    with pytest.raises(ValueError, match="needs two reports of each dataset, got 1"):
         copies([report(1)], 0)
 
 

@@ -267,23 +267,25 @@ def test_every_worker_has_gpus_of_its_own():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_worker_that_was_promised_a_gpu_does_not_work_on_the_cpu(sources, tmp_path, monkeypatch):
+@pytest.mark.parametrize("engine", [Engine("local", 1, 1, 0), Engine("local", 2, 1, 0)], ids=["alone", "two"])
+def test_a_worker_that_was_promised_a_gpu_does_not_work_on_the_cpu(sources, tmp_path, monkeypatch, engine):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    shards = list_shards(sources, tmp_path / "out", code="1")
-    with pytest.raises(RuntimeError, match="MEDIM_WORKER_GPUS asks for GPUs, torch sees none on"):
-        map_shards(replace(work(tmp_path), use_torch=True), shards, Engine("local", 2, 1, 0), name="squares")
-    assert no_gpu(True, replace(work(tmp_path), use_torch=False)) is None  # not torch's work
-    assert no_gpu(False, replace(work(tmp_path), use_torch=True)) is None
+    shards, with_torch = list_shards(sources, tmp_path / "out", code="1"), replace(work(tmp_path), use_torch=True)
+    with pytest.raises(RuntimeError, match="MEDIM_WORKER_GPUS asks for 1 GPUs, torch sees 0 on"):
+        map_shards(with_torch, shards, engine, name="squares")
+    assert no_gpu(1, work(tmp_path)) is None  # not torch's work
+    assert no_gpu(0, with_torch) is None
 
 
-def test_no_more_ray_workers_than_the_cluster_has_room_for(capsys):
-    cluster = {"CPU": 6.0, "GPU": 4.0, "memory": 1e9}
-    assert workers_that_fit(Engine("ray", 4, 1, 0), cluster) == 4 and not capsys.readouterr().out
-    assert workers_that_fit(Engine("ray", 8, 2, 0), cluster) == 2
-    assert "room for 2 of 8 workers: 6 CPUs, 4 GPUs" in capsys.readouterr().out
-    assert workers_that_fit(Engine("ray", 8, 0, 0), cluster) == 6
-    with pytest.raises(ValueError, match="has 6 CPUs and 0 GPUs, a worker needs 1 and 1: lower MEDIM_WORKER_GPUS"):
-        workers_that_fit(Engine("ray", 1, 1, 0), {"CPU": 6.0})
+def test_no_more_ray_workers_than_the_nodes_have_room_for(capsys):
+    nodes = [{"CPU": 6.0, "GPU": 3.0, "memory": 1e9}, {"CPU": 2.0, "GPU": 3.0}]
+    assert workers_that_fit(Engine("ray", 5, 1, 0), nodes) == 5 and not capsys.readouterr().out
+    assert workers_that_fit(Engine("ray", 8, 2, 0), nodes) == 2  # three times two GPUs are there, but not on one node
+    assert "a node of 2 CPUs and 3 GPUs: room for 2 of 8 workers" in capsys.readouterr().out
+    assert workers_that_fit(Engine("ray", 9, 0, 0), nodes) == 8
+    assert workers_that_fit(Engine("ray", 4, 1, 0), [{"CPU": 1.0, "GPU": 4.0}, {"CPU": 9.0}]) == 1
+    with pytest.raises(ValueError, match="a node of 6 CPUs and 0 GPUs, a worker needs 1 and 1: lower MEDIM_WORKER_GP"):
+        workers_that_fit(Engine("ray", 1, 1, 0), [{"CPU": 6.0}])
 
 
 @pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")

@@ -267,7 +267,7 @@ def test_the_sending_process(world):
         write(TINY.figure("vqgan_training"), "png 600")
         _wait(lambda: _sheet(client, run) == "png 600", 20)
     finally:
-        sender.stop()
+        sender.stop("FINISHED")
     _sync_replaces(client, "train_vqgan")
 
 
@@ -317,12 +317,12 @@ def test_curves_leave_out_what_was_not_finite():
 
 def test_a_broken_sender_never_stops_a_stage(world, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    LiveSender(TINY, "train_medim@medim").start().stop()
+    LiveSender(TINY, "train_medim@medim").start().stop("FINISHED")
     monkeypatch.undo()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     sender = LiveSender(TINY, "train_medim@medim", delay=30.0).start()
     before = time.monotonic()
-    sender.stop()
+    sender.stop("FINISHED")
     assert time.monotonic() - before < 4
     assert threading.active_count() < 20
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -21,7 +22,7 @@ from pipeline.paths import World
 from pipeline.tracking_live import LiveSender
 sender = LiveSender(World(Path("runs/tiny")), "train_vqgan", delay=0.1, period=0.2).start()
 sys.stdin.readline()
-sender.stop(sys.argv[1], timeout=20)
+sender.stop(sys.argv[1])
 """
 
 
@@ -50,14 +51,24 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("state", ["FINISHED", "FAILED", "KILLED", "kill -9"])
+@pytest.mark.parametrize("state", ["FINISHED", "FAILED", "KILLED", "kill -9", "Ctrl-C"])
 def test_a_live_run_ends_as_its_stage_did(folder, state):
     env = {name: value for name, value in os.environ.items() if name not in ("MEDIM_LIVE", "MLFLOW_TRACKING_URI")}
     command = [sys.executable, "-c", textwrap.dedent(STAGE), state]
-    stage = subprocess.Popen(command, cwd=folder, env=env | {"PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE, text=True)
+    stage = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=env | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     wait_for(lambda: runs(folder) == [("RUNNING", "train_vqgan (running)")], "live run")
     if state == "kill -9":
         stage.kill()
+        state = "KILLED"
+    elif state == "Ctrl-C":  # the terminal sends it to the stage's whole group
+        os.killpg(stage.pid, signal.SIGINT)
         state = "KILLED"
     else:
         stage.communicate("end\n", timeout=60)

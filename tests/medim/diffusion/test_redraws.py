@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from medim.diffusion.canvas import Canvas
 from medim.diffusion.denoise import ModalityLogits
+from medim.diffusion.redraws import Redraws
 from medim.diffusion.sampler import sample, seeded_generators
 from medim.diffusion.schedule import get_schedule
 
@@ -124,6 +126,41 @@ def test_whether_a_report_ends_is_drawn_anew_with_its_sentence(weight, spoken, b
     ends = 0.4 / (1 - 0.6 * (1 - accepted.sum() + accepted))
     expected = (accepted / accepted.sum() * ends).sum()
     assert float((out.x[:, spoken.layout.text][:, 2] == 0).double().mean()) == pytest.approx(float(expected), abs=0.03)
+
+
+@pytest.mark.parametrize(("length", "left"), [("free", []), ("first", [7, 8, 9])])
+def test_what_stands_behind_a_rejected_sentence_goes_with_it(length, left, spoken, blank, settings):
+    """Of "a. b. b. c" and an end, all at once: "b. c" and the end go, a length that was drawn first stays."""
+    x = with_pictures(blank, spoken, 1)
+    canvas = Canvas(spoken, x, seeded_generators([0]), None, None)
+    report = torch.tensor([[1, 4, 2, 4, 2, 4, 3, 0, 0, 0]])
+    everything = torch.zeros_like(x, dtype=torch.bool)
+    everything[:, spoken.layout.text] = True
+    filled = x.clone()
+    filled[:, spoken.layout.text] = report
+    canvas.fill(torch.tensor([0]), everything, filled, torch.zeros_like(canvas.log_probs), 0)
+    redraws = Redraws(canvas, left_to_right(settings, text_redraws=1, text_length="hazard"), None)
+    redraws.length_first = length == "first"
+    redraws.judge(torch.tensor([0]), torch.zeros(x.shape, dtype=torch.float64))
+    known = ~canvas.unknown[0, spoken.layout.text]
+    assert known.nonzero()[:, 0].tolist() == [0, 1, 2, 3, *left]
+    assert (int(redraws.accepted[0]), int(redraws.tries[0])) == (4, 1)
+    canvas.fill(torch.tensor([0]), everything, filled, torch.zeros_like(canvas.log_probs), 1)
+    redraws.judge(torch.tensor([0]), torch.zeros(x.shape, dtype=torch.float64))
+    assert not canvas.unknown[0, spoken.layout.text].any(), "once is the most"
+
+
+@pytest.mark.parametrize("steps", [10, 4])
+def test_a_sample_depends_on_its_own_generator_only(steps, spoken, blank, settings):
+    chosen = left_to_right(settings, text_redraws=3, text_steps=steps, agreement_weight=3.0)
+    x = with_pictures(blank, spoken, 6)
+    together = run(Ending(spoken), x, spoken, chosen, Liking(spoken))
+    assert len(set(together.num_evaluations.tolist())) > 1
+    for row in range(6):
+        alone = sample(Ending(spoken), x[row : row + 1], spoken, chosen, seeded_generators([row]),
+                       get_schedule("linear"), value=Liking(spoken))  # fmt: skip
+        assert torch.equal(alone.x[0], together.x[row])
+        assert torch.equal(alone.num_evaluations[0], together.num_evaluations[row])
 
 
 def test_agreement_is_not_asked_while_both_halves_are_open_or_it_has_no_weight(spoken, blank, settings):

@@ -6,6 +6,7 @@ import pytest
 
 from medim.data import get_domain
 from medim.data.domain import labels_of
+from medim.data.report_grammar import capitalise, with_articles
 from medim.metrics.contradictions import Denials, repeated_sentences, self_agreement
 
 CXR, TILES = (get_domain(name) for name in ("phantom_cxr", "phantom_pathology"))
@@ -55,6 +56,15 @@ def test_every_denial_of_a_finding_is_known():
             assert not states or not denials.of(sentence), sentence
             found |= denials.of(sentence)
         assert found == set(labels_of(domain.findings))
+
+
+@pytest.mark.parametrize("domain", [CXR, TILES], ids=["chest", "tiles"])
+def test_every_way_to_say_that_a_finding_is_absent_denies_it(domain):
+    denials = Denials(domain.grammar)
+    for phrases in domain.grammar.language.phrases:
+        for template in phrases.absent:
+            for text in domain.grammar.expand(template, phrases.slots):
+                assert denials.of(capitalise(with_articles(text))) >= set(phrases.finding.labels), text
 
 
 def test_shares_by_hand():

@@ -53,7 +53,7 @@ def test_what_nobody_can_read_or_was_not_asked_is_left_out(tmp_path):
     key = key_of([("A", None), ("B", {"effusion": "present"})])
     found = finding_agreement(ratings_of(tmp_path, key, [lambda _: (set(), set())]), 0, 50)
     assert list(found) == [("B", "cxr")]
-    assert found["B", "cxr"]["recall"].value == 0 and found["B", "cxr"]["precision"].value is None
+    assert [one.value for one in found["B", "cxr"].values()] == [0, None, 0]  # recall, precision, f1
     other = key_of([("A", {"effusion": "present"})], dataset="other")
     assert finding_agreement(ratings_of(tmp_path, other, [lambda _: (set(), set())]), 0, 50) == {}
 

@@ -159,6 +159,15 @@ def test_llama(tmp_path):
     assert (~ours.allowed()).nonzero().flatten().tolist() == [0, 1, 32000, 32001]
     ours.save(tmp_path)
     assert TextTokenizer.load(tmp_path).encode(text, 40) == ids
+    said = [
+        "Chest:",
+        "The heart is normal.",
+        "A mass of 1.5 cm.",
+        "No  effusion.",
+    ]  # a space alone is a token before digits
+    ids = ours.encode(" ".join(said), 60)
+    found = whole_sentences(ids, ours.last_characters())
+    assert [ours.decode(ids[span]).strip() for span in found] == said
     assert ours.encode("a </s> b", 40)[:3] != [2] * 3 and ours.decode(ours.encode("a </s> b", 40)) == "a </s> b"
 
 
