@@ -111,17 +111,7 @@ class SamplerSettings:
         if self.pool == "joint":
             self._check_joint_pool()
         self._check_choices()
-        if self.text_length == "hazard" and (self.method, self.text_order, self.text_commit) != MOST_LEFT:
-            raise ValueError(
-                f"sampler.text_length hazard needs {', '.join(MOST_LEFT)} (method, text_order, text_commit), got "
-                f"{self.method}, {self.text_order}, {self.text_commit}: elsewhere an end would be drawn anew at every "
-                f"evaluation and stop the report early; set text_length to first in params.yaml"
-            )
-        if self.text_redraws and (self.method, self.text_order, self.text_commit) != MOST_LEFT:
-            raise ValueError(
-                f"sampler.text_redraws is {self.text_redraws}, which needs {', '.join(MOST_LEFT)} (method, text_order, "
-                f"text_commit), got {self.method}, {self.text_order}, {self.text_commit}: set it to 0 in params.yaml"
-            )
+        self._check_most_left()
         if self.rewrites and self.text_lead < 1:
             raise ValueError(
                 f"sampler.rewrites is {self.rewrites}, which needs reports that are finished before their pictures: "
@@ -132,6 +122,22 @@ class SamplerSettings:
                 f"text_lead {self.text_lead} needs text_commit and image_commit `count`: an adaptive rule "
                 f"has no plan to wait in; set text_lead to 0 or 1 in params.yaml"
             )
+
+    def _check_most_left(self) -> None:
+        needs = {
+            "text_length hazard": (
+                self.text_length == "hazard",
+                "elsewhere an end would be drawn anew at every evaluation and stop the report early: set it to first",
+            ),
+            f"text_redraws {self.text_redraws}": (self.text_redraws > 0, "set it to 0"),
+        }
+        how = (self.method, self.text_order, self.text_commit)
+        for what, (wanted, remedy) in needs.items():
+            if wanted and how != MOST_LEFT:
+                raise ValueError(
+                    f"sampler.{what} needs {', '.join(MOST_LEFT)} (method, text_order, text_commit), got "
+                    f"{', '.join(how)}; {remedy} (params.yaml)"
+                )
 
     def _check_names(self) -> None:
         choices: dict[str, tuple[str, ...]] = {

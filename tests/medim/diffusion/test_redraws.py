@@ -205,7 +205,7 @@ def test_what_is_given_is_never_taken_back(spoken, blank, settings):
 
 
 def test_wrong_settings_are_refused(space, spoken, blank, settings):
-    with pytest.raises(ValueError, match="text_redraws is 2, which needs maskgit, raster, count"):
+    with pytest.raises(ValueError, match="text_redraws 2 needs maskgit, raster, count"):
         settings(text_redraws=2)
     with pytest.raises(ValueError, match=r"sampler\.text_redraws is -1, out of range"):
         settings(text_redraws=-1, text_order="raster")
