@@ -1,4 +1,4 @@
-"""A real MLflow server that is killed and started again while a stage trains: every point is there in the end, once."""
+"""A real MLflow server that is killed and started again while a stage trains, or a flow runs: all is there once."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from benchmarks.small_flow import wait_for
+from benchmarks.small_flow import STAGES, SmallFlow, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(300)]
 
@@ -113,3 +113,37 @@ def test_a_server_that_is_killed_and_comes_back_has_every_point_once(tmp_path, s
         done = subprocess.run(sync, cwd=tmp_path, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         assert live_points(server) == [Counter(range(1, STEPS + 1))]
+
+
+def rows_of(server, table):
+    """Row -> [values of its metric f1] in the server's current runs of a table."""
+    client = MlflowClient(server.address)
+    experiment = client.get_experiment_by_name(f"small/{table}")
+    runs = client.search_runs([experiment.experiment_id], "tags.current = 'yes'") if experiment is not None else []
+    return {
+        run.info.run_name: [point.value for point in client.get_metric_history(run.info.run_id, "f1")]
+        for run in runs
+        if "f1" in run.data.metrics
+    }
+
+
+def test_a_flow_whose_server_was_killed_is_done_and_its_next_run_records_every_metric_once(tmp_path, server):
+    small = SmallFlow(tmp_path / "small", MLFLOW_TRACKING_URI=server.address)
+    try:
+        small.start()
+        run = small.run()
+        wait_for(lambda: small.notes("start", "train_downstream@one"), 120, lambda: f"{small.state(run)}")
+        server.kill()
+        wait_for(lambda: small.state(run)[0] in ("Failed", "Completed"), 120, lambda: f"{small.state(run)}")
+        name, message = small.state(run)
+        assert name == "Failed" and "pipeline.tracking sync" in message
+        assert small.started() == sorted(STAGES) and small.is_clean(), "nothing of the work is lost"
+        server.start()
+        for _ in range(2):
+            again = small.run("--watch")
+            assert small.state(again)[0] == "Completed"
+            assert small.started() == sorted(STAGES), "nothing ran again"
+            assert rows_of(server, "figure5b") == {"MeDiM": [float(small.step)]}
+    finally:
+        small.start("--stop")
+    wait_for(lambda: not small.processes(), 30, lambda: f"end of {small.processes()}")
