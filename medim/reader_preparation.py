@@ -130,13 +130,17 @@ def prepare_study(
         free = [sample for sample in free if sample.row == free[0].row]
         turned = free_datasets(free, references, modality_prompts(references))
         pairs += [sample_pair(one, into, "", found.origin) for one, into in zip(free, turned, strict=True)]
-    pairs = [replace(pair, stated=stated_by(references[pair.dataset], pair.report)) for pair in pairs]
+    pairs = [replace(pair, stated=stated_by(references.get(pair.dataset), pair.report)) for pair in pairs]
     return build_study(pairs, spec.settings(systems, seed))
 
 
-def stated_by(reference: Reference, report: str) -> dict[str, str] | None:
-    """What a report of a drawn dataset states, see `medim.metrics.reader_sheet.Case`."""
-    return None if reference.domain is None else stated_findings(reference.domain.grammar.read(report))
+def stated_by(reference: Reference | None, report: str) -> dict[str, str] | None:
+    """What a report of a drawn dataset states, see `medim.metrics.reader_sheet.Case`; None: of an unknown dataset."""
+    return (
+        None
+        if reference is None or reference.domain is None
+        else stated_findings(reference.domain.grammar.read(report))
+    )
 
 
 def real_pairs(references: Mapping[str, Reference]) -> list[StudyPair]:

@@ -16,14 +16,13 @@ from medim.data.report_text import decode_text
 from medim.evaluation import as_json
 from medim.metrics.bootstrap import Estimate
 from medim.metrics.estimate_text import estimate_text
-from medim.metrics.reader_findings import finding_agreement
+from medim.metrics.reader_findings import SCORES, finding_agreement
 from medim.metrics.reader_questions import REAL
 from medim.metrics.reader_sheet import Key, read_key, read_ratings
 from medim.metrics.reader_study import agreement, compare_systems, detection, system_scores
 from medim.tables import PAIR_ROWS, READERS, Metrics
 
 TASK = "joint"
-SEEN_SCORES = ("recall", "precision", "f1")  # see `finding_agreement`
 NAMES = {REAL: "real pairs"}  # what a system is called in the tables, where it is not its row
 
 
@@ -130,7 +129,7 @@ def reader_tables(details: Mapping[str, Any]) -> list[tuple[str, list[str], list
     ]  # fmt: skip
     seen = [
         [
-            f"{_name(one['system'])}, {one['dataset']}", *(estimate_text(*one[name]) for name in SEEN_SCORES),
+            f"{_name(one['system'])}, {one['dataset']}", *(estimate_text(*one[name]) for name in SCORES),
             str(Estimate(*one["f1"]).n),
         ]
         for one in details["findings"]
@@ -149,7 +148,7 @@ def reader_tables(details: Mapping[str, Any]) -> list[tuple[str, list[str], list
         ),
         (
             "Findings that readers see in pictures, against those that the reports state (of real pairs: the truth)",
-            ["", *SEEN_SCORES, "n"],
+            ["", *SCORES, "n"],
             seen,
         ),
         ("Agreement of readers, beyond chance", ["", "kappa", "n"], agreed),

@@ -4,8 +4,7 @@ Reports of other patients differ from a picture's own in everything, so to tell 
 each. What a sampler asks is finer: does this one sentence belong to the picture? So to every report of a batch comes a
 copy with one sentence too many, which no picture has as its own. (Hard negatives that change the text in one place:
 Yuksekgonul et al. 2023, arXiv:2210.01936, Sec. 4, for words; here whole sentences.) A sentence of another report may be
-true of this picture as well, "no pneumothorax" often is; then the copy is told apart by saying what its report says
-already, or it is not. Not in the paper.
+true of this picture as well, "no pneumothorax" often is; such copies are noise. Not in the paper.
 
 Letters: B reports of one dataset, T tokens.
 """

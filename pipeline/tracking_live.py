@@ -201,7 +201,7 @@ class Connection:
         """Say that nothing more comes, and how the stage ended."""
         if self._client is not None:
             self._client.set_terminated(self._run, status=state)
-            self._client.update_run(self._run, status=state, name=f"{self._instance} ({state.lower()})")
+            self._client.update_run(self._run, name=f"{self._instance} ({state.lower()})")
 
 
 def follow(

@@ -69,12 +69,13 @@ class Redraws:
     ) -> list[int]:
         """Judge the sentences `spans`, number in `rows` -> where it stands; the numbers of those that were accepted."""
         again = {i: said_before(reports[i], span, self.canvas.space.last_characters) for i, span in spans.items()}
-        asked = [i for i, span in spans.items() if self._may_go(int(rows[i]), span) and not again[i]]
+        loose = {i: self._can_go(int(rows[i]), span) for i, span in spans.items()}
+        asked = [i for i in spans if loose[i] and not again[i]]
         chance = dict(zip(asked, self._acceptance(rows[asked], [spans[i] for i in asked]), strict=True))
         kept = []
         for i, span in spans.items():
             sample = int(rows[i])
-            if self._may_go(sample, span) and (again[i] or float(u[i, span.stop - 1]) >= chance[i]):
+            if loose[i] and (again[i] or float(u[i, span.stop - 1]) >= chance[i]):
                 self.tries[sample] += 1
                 self._take_back(sample, span.start)
             else:
@@ -82,7 +83,7 @@ class Redraws:
                 kept.append(i)
         return kept
 
-    def _may_go(self, sample: int, span: slice) -> bool:
+    def _can_go(self, sample: int, span: slice) -> bool:
         """Whether a sentence was drawn here, no part of it given, and not too often."""
         own = self.canvas.initially[sample, self.canvas.space.layout.text][span]
         return int(self.tries[sample]) < self.limit and bool(own.all())

@@ -21,6 +21,7 @@ from medim.metrics.reader_study import crossed_bootstrap
 
 Floats = NDArray[np.float64]
 SEEN = "present"  # option of a question for a finding
+SCORES = ("recall", "precision", "f1")
 
 
 def stated_findings(findings: Findings) -> dict[str, str]:
@@ -42,11 +43,12 @@ def finding_agreement(ratings: Ratings, seed: int, resamples: int) -> dict[tuple
     of which no case was read by a grammar, or that are asked for no finding, are left out.
     """
     found: dict[tuple[str, str], dict[str, Estimate]] = {}
+    tables = {dataset: _counted(ratings, dataset) for dataset in ratings.datasets}
     for system in ratings.systems:
         for dataset in ratings.datasets:
             rows = ratings.rows(system, dataset)
             rows = rows[[ratings.key.cases[ratings.cases[row]].stated is not None for row in rows]]
-            counted = _counted(ratings, dataset)
+            counted = tables[dataset]
             if not len(rows) or counted is None:
                 continue
             found[system, dataset] = {
@@ -54,7 +56,7 @@ def finding_agreement(ratings: Ratings, seed: int, resamples: int) -> dict[tuple
                     lambda cases, readers, name=name, tables=counted: _score(name, tables, cases, readers),  # type: ignore[misc]
                     [rows], len(ratings.cases), len(ratings.readers), seed, resamples,
                 )
-                for name in ("recall", "precision", "f1")
+                for name in SCORES
             }  # fmt: skip
     return found
 
