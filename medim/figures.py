@@ -1,4 +1,4 @@
-"""Pictures of pictures: panels with marked findings and the paper's Figures 4, 7 and 8, drawn with PIL alone.
+"""Pictures of pictures: panels with marked findings, the paper's Figures 4, 7 and 8, reconstructions; by PIL alone.
 
 The same pictures and texts give the same bytes: nothing is blurred, the font is the one that comes with matplotlib, and
 `save_png` writes no metadata. Pictures are (S, S, 3) uint8 and are enlarged by whole factors without interpolation.
@@ -28,7 +28,7 @@ BLACK, GREY, WHITE = (20, 20, 20), (120, 120, 120), (255, 255, 255)
 GREEN, RED = (0, 125, 50), (195, 25, 25)
 AGREES, DISAGREES = "agrees", "disagrees"
 COLOURS = {AGREES: GREEN, DISAGREES: RED, None: BLACK}
-FONT_SIZE, LINE, MARGIN = 12, 15, 8
+FONT_SIZE, LINE, MARGIN, GAP = 12, 15, 8, 4  # pixels; GAP: between pictures of a page without texts
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def compare_findings(said: Mapping[str, str], shown: Mapping[str, str]) -> tuple
         if left == right:
             out.append((f"✓ {label}: {left}", AGREES))
         else:
-            out.append((f"✗ {label}: said {left}, shown {right}", DISAGREES))
+            out.append((f"✗ {label}: report {left}, picture {right}", DISAGREES))
     return tuple(out)
 
 
@@ -231,13 +231,13 @@ def figure7(variants: Mapping[str, Sequence[Panel]], side: int) -> Image.Image:
 
 def figure8(cases: Sequence[tuple[Panel, float]], columns: int, count: int, side: int) -> Image.Image:
     """The `count` worst cases: those whose report and picture disagree most (`disagreement`), worst first."""
+    heading = "Worst cases: findings on one side only count 1, where one side is uncertain 1/2"
     worst = [cases[i] for i in worst_cases([score for _, score in cases], count)]
     panels = [
-        Panel(panel.image, f"disagreement {score:g}", f"{panel.title}. {panel.text}", panel.findings)
-        for panel, score in worst
+        Panel(panel.image, f"{panel.title}: {score:g} apart", panel.text, panel.findings) for panel, score in worst
     ]
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
-    return draw_grid(rows, side, "Worst cases by measured disagreement")
+    return draw_grid(rows, side, heading)
 
 
 def _side_by_side(systems: Mapping[str, Sequence[Panel]]) -> list[list[Panel]]:
@@ -248,3 +248,28 @@ def _side_by_side(systems: Mapping[str, Sequence[Panel]]) -> list[list[Panel]]:
         [Panel(panel.image, name, panel.text, panel.findings) for name, panel in zip(systems, row, strict=True)]
         for row in zip(*systems.values(), strict=True)
     ]
+
+
+def reconstruction_page(shown: Mapping[str, tuple[Pixels, Pixels]], columns: int, zoom: int) -> Image.Image:
+    """Per dataset a row of test pictures above a row of their reconstructions, enlarged without blur.
+
+    Args:
+        shown: dataset -> (pictures, reconstructions), each (N, S, S, 3) uint8; the first `columns` of them are drawn.
+        columns: pictures of a row, >= 1.
+        zoom: pixels a pixel, >= 1.
+    """
+    rows = {
+        f"{dataset} · {what}": pictures[:columns]
+        for dataset, pair in shown.items()
+        for what, pictures in zip(("test pictures", "reconstructed from their codes"), pair, strict=True)
+    }
+    sides = [zoom * pictures.shape[1] for pictures in rows.values()]
+    width = max(len(row) * (side + GAP) for row, side in zip(rows.values(), sides, strict=True)) + GAP
+    page = Image.new("RGB", (width, sum(LINE + side + 2 * GAP for side in sides)), WHITE)
+    draw, y = ImageDraw.Draw(page), 0
+    for (words, pictures), side in zip(rows.items(), sides, strict=True):
+        draw.text((GAP, y), words, BLACK, font(True))
+        for column, picture in enumerate(pictures):
+            page.paste(enlarge(picture, side), (GAP + column * (side + GAP), y + LINE + GAP))
+        y += LINE + side + 2 * GAP
+    return page

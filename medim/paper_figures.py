@@ -60,6 +60,8 @@ def paper_figures(
 ) -> dict[str, Image.Image]:
     """figure4 (all systems, same prompts), figure7 (ablation, same prompts), figure8 (MeDiM's worst cases).
 
+    Figures 4 and 7 compare: where fewer than two systems (or variants) drew pictures they are left out.
+
     Args:
         generated: folder with one folder a model.
         references: dataset -> its real pairs; figure 8 looks at all their answers.
@@ -72,11 +74,12 @@ def paper_figures(
         for task in (TASK, "image_to_report")
         for sample in _only(rows_of(generated, "medim", dataset, task))
     ]
-    return {
-        "figure4": figure4(same_prompts(generated, systems, references, settings.prompts), settings.side),
-        "figure7": figure7(same_prompts(generated, ablation, references, settings.prompts), settings.side),
-        "figure8": figure8(cases, settings.columns, settings.cases, settings.side),
-    }
+    figures = {"figure8": figure8(cases, settings.columns, settings.cases, settings.side)}
+    for name, names, figure in (("figure4", systems, figure4), ("figure7", ablation, figure7)):
+        panels = same_prompts(generated, names, references, settings.prompts)
+        if len(panels) > 1:
+            figures[name] = figure(panels, settings.side)
+    return figures
 
 
 def shown_names(

@@ -7,12 +7,13 @@ stand its prompt (grey), its report, and a line a finding, held against what it 
     ✗ red     only the report says so
     ○ blue    only the picture has it
     ≈ amber   on both sides, but one of them is uncertain
+    ! purple  the report says so and denies it too, whatever the picture has
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,13 +22,15 @@ from PIL import Image, ImageDraw
 from medim.data.domain import Findings
 from medim.evaluation import UNKNOWN, Evaluation, Reference
 from medim.figures import BLACK, GREEN, GREY, RED, WHITE, Colour, Pixels, enlarge, font, wrap
+from medim.metrics.contradictions import Denials
 from medim.pairs import decode_png
 from medim.systems import Sample
 
-BLUE, AMBER, PALE = (0, 80, 190), (170, 95, 0), (205, 205, 205)
-AGREES, SAID_ONLY, SHOWN_ONLY, IN_DEGREE = "agrees", "said only", "shown only", "in degree"
+BLUE, AMBER, PURPLE, PALE = (0, 80, 190), (170, 95, 0), (125, 30, 150), (205, 205, 205)
+AGREES, SAID_ONLY, SHOWN_ONLY, IN_DEGREE, DENIED = "agrees", "said only", "shown only", "in degree", "denied too"
 MARKS: dict[str, tuple[str, Colour]] = {
     AGREES: ("✓", GREEN), SAID_ONLY: ("✗", RED), SHOWN_ONLY: ("○", BLUE), IN_DEGREE: ("≈", AMBER),
+    DENIED: ("!", PURPLE),
 }  # fmt: skip
 TEXT, TITLE, LINE, TITLE_LINE, MARGIN = 13, 18, 17, 25, 10  # pixels
 UNRECOGNISED = "unrecognised"  # dataset of a free sample that nothing recognises
@@ -50,7 +53,7 @@ def _words(title: str, made: str, compared: str, said: str, shown: str) -> Words
     both = f"{said} and {shown}"
     legend = {
         AGREES: both, SAID_ONLY: f"{said}, not {shown}", SHOWN_ONLY: f"{shown}, not {said}",
-        IN_DEGREE: f"{both}, one of them as uncertain",
+        IN_DEGREE: f"{both}, one of them as uncertain", DENIED: f"{said} and denied by the same report",
     }  # fmt: skip
     return Words(title, made, compared, legend)
 
@@ -88,14 +91,22 @@ class Cell:
     marks: tuple[Mark, ...] | None
 
 
-def marks_of(said: Findings, shown: Findings) -> tuple[Mark, ...]:
-    """Findings of a report against those of its picture; agreeing ones first, then as in MARKS, each by label."""
+def marks_of(said: Findings, shown: Findings, denied: Container[str] = ()) -> tuple[Mark, ...]:
+    """Findings of a report against those of its picture; agreeing ones first, then as in MARKS, each by label.
+
+    Args:
+        said: of the report.
+        shown: of the picture.
+        denied: labels that the report denies somewhere.
+    """
     found: list[Mark] = []
     for label in sorted({*said, *shown}):
         left, right = said.get(label, "absent"), shown.get(label, "absent")
         if left == right == "absent":
             continue
-        if left == right:
+        if left != "absent" and label in denied:
+            found.append((DENIED, f"{label} (the picture {'lacks' if right == 'absent' else 'has'} it)"))
+        elif left == right:
             found.append((AGREES, _with_state(label, left)))
         elif right == "absent":
             found.append((SAID_ONLY, _with_state(label, left)))
@@ -173,15 +184,18 @@ def cells_of(samples: Sequence[Sample], reference: Reference | None) -> list[Cel
     halves = [_both_halves(sample, reference) for sample in samples]
     if reference is None or reference.domain is None or not reference.labels:
         return [Cell(image, prompt, report, None) for image, prompt, report in halves]
-    said = [reference.domain.grammar.read(report) for _, _, report in halves]
+    grammar = reference.domain.grammar
+    denials = Denials(grammar)
+    said = [grammar.read(report) for _, _, report in halves]
+    denied = [denials.of(report) for _, _, report in halves]
     shown: Sequence[Findings | None]
     if samples[0].task == "image_to_report":
         shown = [reference.by_id[sample.pair_id].states for sample in samples]
     else:
         shown = reference.read_images(np.stack([image for image, _, _ in halves]))
     return [
-        Cell(image, prompt, report, None if right is None else marks_of(left, right))
-        for (image, prompt, report), left, right in zip(halves, said, shown, strict=True)
+        Cell(image, prompt, report, None if right is None else marks_of(left, right, no))
+        for (image, prompt, report), left, right, no in zip(halves, said, shown, denied, strict=True)
     ]
 
 
@@ -221,8 +235,8 @@ def heading_of(row: str, dataset: str, task: str, cells: Sequence[Cell], total: 
     counts, whole, silent = counted(cells)
     known = sum(cell.marks is not None for cell in cells)
     agree = (
-        f"{counts[AGREES]} of {counts.total()} findings agree; {whole} of {known} samples show no difference "
-        f"({silent} of these name no finding on either side)."
+        f"{counts[AGREES]} of {counts.total()} findings agree. {whole} of {known} samples agree in all of their "
+        f"findings; {silent} of these have none on either side."
     )
     legend = [(f"{sign} {words.legend[kind]}: {counts[kind]}", colour) for kind, (sign, colour) in MARKS.items()]
     return [*heading, [(f"{words.compared}:", BLACK)], [(agree, BLACK)], legend]

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from medim.evaluation import Reference, Scores, states_of
 from medim.metrics.bootstrap import Estimate
@@ -75,12 +74,3 @@ def codebook_scores(codes: NDArray[np.int64], size: int, seed: int, resamples: i
         name: Estimate(*centred_bootstrap(statistic(which), (codes,), seed, resamples), len(codes))
         for which, name in enumerate(("codebook_usage", "codebook_perplexity"))
     }
-
-
-def reconstruction_page(rows: list[tuple[Pixels, Pixels]], columns: int, zoom: int) -> Image.Image:
-    """Per dataset a row of originals above a row of reconstructions, enlarged without blur."""
-    lines = [np.concatenate(list(part[:columns]), axis=1) for pair in rows for part in pair]
-    width = max(line.shape[1] for line in lines)
-    padded = [np.pad(line, ((0, 2), (0, width - line.shape[1]), (0, 0)), constant_values=255) for line in lines]
-    page = Image.fromarray(np.concatenate(padded, axis=0))
-    return page.resize((page.width * zoom, page.height * zoom), Image.Resampling.NEAREST)

@@ -105,7 +105,8 @@ def mirror(files: Iterable[Path], out: Path, root: Path) -> None:
 def publish_rows(world: World, lock: Lock, params: Mapping[str, Any], commit: str, out: Path) -> None:
     """Write rows/<model>.json for every measured model, and judge anew the rows published earlier.
 
-    A row keeps the commit that published it first, while its numbers and the hashes of what made them are the same.
+    A row keeps the commit that published it first while its numbers, and code and parameters of the stage that measured
+    them, are the same: stages before it may have been run again, and given the same files.
 
     Raises:
         PublishError: a metrics file is not the one that dvc.lock recorded.
@@ -120,11 +121,20 @@ def publish_rows(world: World, lock: Lock, params: Mapping[str, Any], commit: st
         row = json.loads(path.read_text(encoding="utf-8")) | {"profile": params["profile"], "hashes": asdict(origin)}
         target = out / "rows" / path.name
         before = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
-        same = {key: value for key, value in before.items() if key not in ("commit", "stale")} == row
-        write_json(target, row | {"commit": before["commit"] if same else commit})
+        write_json(target, row | {"commit": before["commit"] if _measured_before(row, before, made[0]) else commit})
     for path in sorted((out / "rows").glob("*.json")):
         row = json.loads(path.read_text(encoding="utf-8"))
         write_json(path, row | {"stale": stale(Origin(**row["hashes"]), lock, params)})
+
+
+def _measured_before(row: Mapping[str, Any], before: Mapping[str, Any], stage: str) -> bool:
+    """Whether a row is the one published before, by its numbers and by what measured them."""
+
+    def by(one: Mapping[str, Any]) -> list[Any]:
+        numbers = {key: value for key, value in one.items() if key not in ("commit", "stale", "hashes")}
+        return [numbers, *(one.get("hashes", {}).get(kind, {}).get(stage) for kind in ("code", "params"))]
+
+    return by(row) == by(before)
 
 
 def publish_reports(world: World, out: Path) -> None:
@@ -242,9 +252,9 @@ def _world_text(folder: Path) -> str:
     shown = [path for pattern in SHOWN for path in sorted(folder.glob(pattern)) if "_ood" not in path.name]
     rest = [path for path in sorted((folder / "figures").rglob("*.png")) if path not in shown]
     parts += ["Tables: " + _links(titles)] if titles else []
-    pictures = [f'<img src="{path.as_posix()}" alt="{path.stem}" width="48%">' for path in shown]
-    parts += [" ".join(pictures)] if pictures else []
-    parts += [_folded("More figures", _links((path.stem, path) for path in rest))] if rest else []
+    parts += [_picture(path) for path in shown if path.parent.name == "figures"]
+    parts += [_folded(f"Sheet: {path.stem}", _picture(path)) for path in shown if path.parent.name != "figures"]
+    parts += [_folded("More figures", _listed(rest, folder / "figures"))] if rest else []
     old = [f"- `{name}` is stale: {', '.join(row['stale'])}" for name, row in rows.items() if row["stale"]]
     parts += [_folded(f"Rows that commit {facts['commit'][:10]} would make differently", "\n".join(old))] if old else []
     return "\n\n".join(parts) + "\n"
@@ -253,6 +263,19 @@ def _world_text(folder: Path) -> str:
 def _folded(title: str, text: str) -> str:
     """Shown when the reader asks for it."""
     return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
+
+
+def _picture(path: Path) -> str:
+    return f'<img src="{path.as_posix()}" alt="{path.stem}" width="100%">'
+
+
+def _listed(pictures: Iterable[Path], root: Path) -> str:
+    """A line of links a folder under `root`."""
+    folders: dict[str, list[Path]] = {}
+    for path in pictures:
+        folders.setdefault(path.parent.relative_to(root).as_posix(), []).append(path)
+    lines = [(name, _links((path.stem, path) for path in found)) for name, found in folders.items()]
+    return "\n".join(f"- {links}" if name == "." else f"- {name}: {links}" for name, links in lines)
 
 
 def _links(named: Iterable[tuple[str, Path]]) -> str:

@@ -1,7 +1,7 @@
 """Stage evaluate@model: every metric of a system's answers, with n and intervals.   dvc repro evaluate@medim
 
 in   data/pairs, data/filtered, generated/<model>, models/finding_reader
-out  metrics/<model>.json, figures/samples_<model>/<model>-<dataset>-<task>.png (sheets of its first row)
+out  metrics/<model>.json, figures/samples_<model>/<model>-<dataset>-<task>.png (sheets of its last row)
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main() -> None:
         run.cost(examples=len(samples))
         text = json.dumps({"model": model, "rows": scores}, indent=1, sort_keys=True)
         (run.work / "metrics.json").write_text(text + "\n")
-        shown = settled([sample for sample in samples if sample.row == rows[0]], evaluation)
+        shown = settled([sample for sample in samples if sample.row == rows[-1]], evaluation)
         for (dataset, task), page in sample_sheets(shown, references, params.sheet_columns, params.sheet_zoom).items():
             save_png(page, run.work / "sheets" / f"{model}-{dataset}-{task}.png")
         run.place(run.work / "metrics.json", metrics)

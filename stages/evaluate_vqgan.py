@@ -10,9 +10,10 @@ import json
 from dataclasses import dataclass
 
 from medim.evaluation import Reference, Scores, as_json
+from medim.figures import reconstruction_page, save_png
 from medim.metrics.finding_reader import load_finding_reader
 from medim.tokenizers.vqgan import load_vqgan
-from medim.vqgan_evaluation import TokenizerEvaluation, evaluate_vqgan, reconstruction_page
+from medim.vqgan_evaluation import TokenizerEvaluation, evaluate_vqgan
 from pipeline.params import read_section
 from pipeline.paths import world_from_params
 from pipeline.resources import device
@@ -39,17 +40,17 @@ def main() -> None:
         judge = load_finding_reader(reader).to(device())
         vqgan = load_vqgan(world.model("vqgan")).to(device())
         scores: Scores = {}
-        labels, rows = {}, []
+        labels, shown = {}, {}
         for name in params.datasets:
             reference = Reference(name, world.pairs(name, "test"), world.pairs(name, "train"), judge)
             found, per_label, pixels = evaluate_vqgan(vqgan, reference, params.settings, run.seed)
             scores |= found
             labels[name] = as_json(per_label)
-            rows.append((reference.test_images, pixels))
-        run.cost(examples=sum(len(images) for images, _ in rows))
+            shown[name] = reference.test_images, pixels
+        run.cost(examples=sum(len(images) for images, _ in shown.values()))
         page = {"model": "vqgan", "rows": {"MeDiM": as_json(scores)}, "findings": labels}
         (run.work / "metrics.json").write_text(json.dumps(page, indent=1, sort_keys=True) + "\n")
-        reconstruction_page(rows, params.columns, params.zoom).save(run.work / "figure.png")
+        save_png(reconstruction_page(shown, params.columns, params.zoom), run.work / "figure.png")
         run.place(run.work / "metrics.json", metrics)
         run.place(run.work / "figure.png", figure)
 

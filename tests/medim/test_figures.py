@@ -127,3 +127,16 @@ def test_a_free_sample_that_nothing_recognises_belongs_to_no_dataset():
     assert panel.title == "joint" and panel.text == "under: renal" and score == 0
     evaluation = Evaluation({"chest": chest}, {"chest": "chest x-ray"}, None, None, 0)
     assert evaluation.turned_into([sample, replace(sample, prompt="chest x-ray")]) == ["", "chest"]
+
+
+def test_reconstructions_stand_under_what_they_were_made_of():
+    rng = np.random.default_rng(0)
+    true, made = (rng.integers(1, 255, (5, 8, 8, 3), dtype=np.uint8) for _ in range(2))
+    page = np.asarray(figures.reconstruction_page({"a": (true, made), "b": (made, true)}, columns=3, zoom=4))
+    gap, line, side = figures.GAP, figures.LINE, 32
+    assert page.shape == (4 * (line + side + 2 * gap), 3 * (side + gap) + gap, 3)
+    for row, pictures in enumerate((true, made, made, true)):
+        top = row * (line + side + 2 * gap) + line + gap
+        for column in range(3):
+            left = gap + column * (side + gap)
+            np.testing.assert_array_equal(page[top : top + side : 4, left : left + side : 4], pictures[column])

@@ -14,7 +14,9 @@ from medim.sample_sheets import (
     AGREES,
     AMBER,
     BLUE,
+    DENIED,
     IN_DEGREE,
+    PURPLE,
     SAID_ONLY,
     SHOWN_ONLY,
     TEXT,
@@ -62,6 +64,21 @@ def test_findings_are_told_apart_by_which_side_names_them():
     assert marks_of({}, {"edema": "absent"}) == ()
 
 
+def test_a_finding_that_its_own_report_denies_agrees_with_nothing(reference):
+    said = {"edema": "present", "pacemaker": "uncertain", "left nodule": "present"}
+    assert marks_of(said, {"edema": "present"}, {"edema", "pacemaker", "cardiomegaly"}) == (
+        (SAID_ONLY, "left nodule"),
+        (DENIED, "edema (the picture has it)"),
+        (DENIED, "pacemaker (the picture lacks it)"),
+    )
+    pair = next(pair for pair in reference.test if "pacemaker" not in pair.states)
+    report = "There is a pacemaker. No pacemaker."
+    (cell,) = cells_of([answer("joint", "joint-0", MAGENTA, report)], reference)
+    assert (DENIED, "pacemaker (the picture lacks it)") in cell.marks
+    (given,) = cells_of([answer("image_to_report", pair.pair_id, report="There is a pacemaker.")], reference)
+    assert (SAID_ONLY, "pacemaker") in given.marks
+
+
 def test_a_given_report_is_held_against_what_the_reader_sees(reference):
     pairs = reference.test[:6]
     cells = cells_of([answer("report_to_image", pair.pair_id, MAGENTA) for pair in pairs], reference)
@@ -99,10 +116,11 @@ def test_the_heading_says_domain_task_system_and_how_much_agrees():
     assert heading[0] == [("phantom_cxr · report to image · MeDiM", BLACK)]
     text = " ".join(words for line in heading for words, _ in line)
     assert "Shown: 3 of 7 samples" in text and "2 of 3 findings agree" in text
-    assert "2 of 3 samples show no difference (1 of these name no finding" in text
+    assert "2 of 3 samples agree in all of their findings; 1 of these have none" in text
     assert heading[-1] == [
         ("✓ said and seen: 2", GREEN), ("✗ said, not seen: 1", RED), ("○ seen, not said: 0", BLUE),
         ("≈ said and seen, one of them as uncertain: 0", AMBER),
+        ("! said and denied by the same report: 0", PURPLE),
     ]  # fmt: skip
     joint = heading_of("MeDiM", "phantom_cxr", "joint", cells, 7)
     assert "the 7 pairs that count as phantom_cxr" in joint[1][0][0]
