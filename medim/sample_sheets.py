@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from medim.data.domain import Findings
+from medim.data.report_grammar import ReportGrammar
 from medim.evaluation import UNKNOWN, Evaluation, Reference
 from medim.figures import BLACK, GREEN, GREY, RED, WHITE, Colour, Pixels, enlarge, font, wrap
 from medim.metrics.contradictions import Denials
@@ -185,9 +186,9 @@ def cells_of(samples: Sequence[Sample], reference: Reference | None) -> list[Cel
     if reference is None or reference.domain is None or not reference.labels:
         return [Cell(image, prompt, report, None) for image, prompt, report in halves]
     grammar = reference.domain.grammar
-    denials = Denials(grammar)
     said = [grammar.read(report) for _, _, report in halves]
-    denied = [denials.of(report) for _, _, report in halves]
+    denials = Denials(grammar) if isinstance(grammar, ReportGrammar) else None  # another one does not list its denials
+    denied = [frozenset[str]() if denials is None else denials.of(report) for _, _, report in halves]
     shown: Sequence[Findings | None]
     if samples[0].task == "image_to_report":
         shown = [reference.by_id[sample.pair_id].states for sample in samples]
