@@ -116,16 +116,33 @@ class Reference:
         """Share of training pairs with each label."""
         return finding_frequency(states_of(self.train), self.labels)
 
+    def asked(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Answers, one a pair, to the first test pairs, as many as there are answers: none is missing, none twice.
+
+        Raises:
+            ValueError: a pair was left out, answered twice, or is not in the test split.
+        """
+        wanted, given = [pair.pair_id for pair in self.test[: len(samples)]], [sample.pair_id for sample in samples]
+        if sorted(wanted) != sorted(given):
+            gone = sorted(set(wanted) - set(given))
+            raise ValueError(
+                f"{self.dataset}: {len(samples)} answers are not one to each of its first {len(wanted)} test pairs"
+                f"{f' (first without one: {gone[0]})' if gone else ''}: run `dvc repro generate` again"
+            )
+        return list(samples)
+
     def held_against(self, samples: Sequence[Sample]) -> list[Sample]:
         """The image_to_report answers that count: those to pairs whose reports were kept, each of which must be there.
 
         Raises:
-            ValueError: a kept pair was not answered.
+            ValueError: a kept pair was not answered, or twice; where all are kept, see `asked`.
         """
         if self.kept is None:
-            return list(samples)
+            return self.asked(samples)
         found = [sample for sample in samples if sample.pair_id in self.kept]
         missing = self.kept - {sample.pair_id for sample in found}
+        if len(found) > len(self.kept):
+            raise ValueError(f"{self.dataset}: kept reports were answered twice: run `dvc repro generate` again")
         if missing:
             raise ValueError(
                 f"{self.dataset}: {len(missing)} of the {len(self.kept)} kept reports were not answered (first "
@@ -218,6 +235,7 @@ class Evaluation:
     def pictures(self, reference: Reference, samples: Sequence[Sample]) -> Scores:
         """report_to_image: pictures against the reports that were given and against real pictures as a set."""
         seed, resamples = self.seed, self.settings.resamples
+        samples = reference.asked(samples)
         images = _images(samples)
         scores = self.quality(reference, images)
         scores["nearest_train_gap"] = nearest_train_gap(

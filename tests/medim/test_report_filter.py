@@ -1,5 +1,6 @@
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -182,16 +183,33 @@ def test_answers_are_held_against_kept_reports_only(chest):
     folder, scores, whole = chest
     kept = kept_ids(folder)[CHEST]
     chosen = Reference(CHEST, folder / "test.parquet", folder / "train.parquet", whole.reader, kept=kept)
+    write_pairs(folder / "kept.parquet", [pair for pair in whole.test if pair.pair_id in kept])
+    only = Reference(CHEST, folder / "kept.parquet", folder / "train.parquet", whole.reader)
     settings = EvaluationSettings(10, QualitySettings(1, 2, 4, 3, 5), None, None, ())
     with Meteor() as meteor:
         alone, all_answers, of_kept = (
             Evaluation({CHEST: reference}, {}, settings, meteor, 0).row(answers(reference, ids))
-            for reference, ids in ((whole, kept), (chosen, scores), (chosen, kept))
+            for reference, ids in ((only, kept), (chosen, scores), (chosen, kept))
         )
     assert all_answers == of_kept == alone
     assert all_answers[f"{CHEST}/image_to_report/ROUGE-L (coco)"].n == 5
     with pytest.raises(ValueError, match=rf"1 of the 5 kept reports were not answered \(first {min(kept)}\)"):
         chosen.held_against(answers(whole, set(scores) - {min(kept)}))
+    with pytest.raises(ValueError, match="answered twice"):
+        chosen.held_against([*answers(whole, kept), *answers(whole, kept)])
+
+
+def test_no_answer_is_missing_and_none_counts_twice(chest):
+    _, _, whole = chest
+    ids = [pair.pair_id for pair in whole.test]
+    every = answers(whole, ids)
+    assert whole.held_against(every) == whole.asked(every) == every
+    assert whole.asked(every[:5]) == every[:5] and whole.asked(every[4::-1]) == every[4::-1]
+    for wrong in (every[1:], [*every[:4], every[0]], [*every[:4], replace(every[4], pair_id="x")]):
+        with pytest.raises(ValueError, match=rf"{CHEST}: {len(wrong)} answers are not one to each of its first"):
+            whole.asked(wrong)
+    with pytest.raises(ValueError, match=rf"first without one: {ids[0]}"):
+        whole.held_against(every[1:])
 
 
 def test_nothing_is_filtered_where_no_dataset_is_named(tmp_path):
