@@ -156,7 +156,7 @@ def compare_memory(sizes: CMNSizes, *, patches: int, words: int, batch: int, tra
 
 
 def main() -> None:
-    """One line for each comparison; exit code 1 where answers differ."""
+    """One line for each comparison; exit code 1 where answers differ or a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("threads", 2), ("batch", 4), ("length", 100)):
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -181,6 +181,8 @@ def main() -> None:
         print(line(name, *found[name]), flush=True)
     if not all(comparison.equal for _, comparison in found.values()):
         raise SystemExit("the answers differ")
+    if short := [name for name, (goal, comparison) in found.items() if comparison.ratio < goal]:
+        raise SystemExit(f"short of the goal: {'; '.join(short)}")
 
 
 def line(name: str, goal: float, found: Comparison) -> str:

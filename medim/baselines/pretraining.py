@@ -2,7 +2,9 @@
 
 The paper's systems begin from general priors: R2Gen and R2GenCMN from a ResNet of ImageNet, BLIP from image-text
 pretraining, BLLM from EVA's transformer, a Q-Former and Vicuna, LLaVA-Rad from BiomedCLIP and Vicuna; MeDiM's decoder
-begins from its own. Where no released weights are at hand, every method is given the same captioned pictures first.
+begins from its own. Where no released weights are at hand, a method is first trained on the pairs of
+params.yaml:train_baseline.settings.<method>.pretraining; the default gives report writers the medical training pairs
+that MeDiM's towers have, not the drawings that MeDiM's decoder has as well.
 """
 
 from __future__ import annotations

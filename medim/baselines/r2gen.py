@@ -2,8 +2,8 @@
 
 Follows cuhksz-nlp/R2Gen; see r2gen_network.py, report_decoder.py, visual_extractor.py, report_words.py, beam_search.py.
 Differs:
-- the residual network begins from ImageNet (`start`, as published) or from this very method's training on captioned
-  pictures (`pretraining`), of which nothing else is kept.
+- the residual network begins from ImageNet (`start`, as published) or from this very method's training on which report
+  belongs to which picture (`pretraining`), of which nothing else is kept.
 - trained by `fit` like every other row (AdamW, cosine, clipped norm, averaged weights), where the published one has
   Adam with amsgrad, a step schedule and half the learning rate for the residual network: all rows are
   given the same care. The last weights are kept, not those of the best test score.

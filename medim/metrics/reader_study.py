@@ -232,7 +232,8 @@ def detection(ratings: Ratings, seed: int, resamples: int) -> list[Detection]:
     """How well each reader, and then ALL, tells generated pairs (the signal) from real ones; the share that is right.
 
     Returns:
-        [] where the study did not ask for the origin; d' is "not measured" where it shows real pairs only, or none.
+        [] where the study did not ask for the origin, or shows pairs of one kind only: who always says "generated" is
+        right about all of them.
     """
     if ORIGIN.id not in ratings.first:
         return []
@@ -241,6 +242,8 @@ def detection(ratings: Ratings, seed: int, resamples: int) -> list[Detection]:
         return []
     said = (ratings.first[ORIGIN.id] == ORIGIN.values.index(GENERATED)).astype(np.float64)
     real = np.array([ratings.key.cases[case].system == REAL for case in ratings.cases])
+    if real.all() or not real.any():
+        return []
     right = np.where(real[:, None], 1 - said, said)
     strata = [np.flatnonzero(real & asked), np.flatnonzero(~real & asked)]
 
