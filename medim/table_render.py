@@ -151,8 +151,8 @@ def _left_out(built: Built) -> list[str]:
 
 def _intro(built: Built) -> list[str]:
     lines = [
-        "Intervals are 95 % bootstrap intervals over pairs, those of one patient drawn apart (so they are a little narrow);"
-        " bold is the best measured value of a column."
+        "Intervals are 95 % bootstrap intervals over pairs, those of one patient drawn apart (so they are a little "
+        "narrow); bold is the best measured value of a column."
     ]
     return [TINY, *lines] if built["profile"] == "tiny" else lines
 
