@@ -56,7 +56,8 @@ def digits_of(metric: str) -> int:
 def best_rows(built: Built) -> set[tuple[str, str]]:
     """(row, column) of the best value of each column with two measured ones that differ as printed; ties are all best.
 
-    Per cent gains are not compared with the values they come from.
+    Nothing is best in a column where a trivial row is as good. Per cent gains are not compared with the values they
+    come from.
     """
     best: set[tuple[str, str]] = set()
     for column in column_names(built):
@@ -66,8 +67,9 @@ def best_rows(built: Built) -> set[tuple[str, str]]:
             if cell["column"] == column and cell["value"] is not None and not is_gain(cell["row"])
             if cell["better"] != "neither"
         }
-        if len(set(shown.values())) > 1:
-            best |= {(row, column) for row, value in shown.items() if value == max(shown.values())}
+        first = [row for row, value in shown.items() if value == max(shown.values())]
+        if len(set(shown.values())) > 1 and not any(row.startswith(TRIVIAL) for row in first):
+            best |= {(row, column) for row in first}
     return best
 
 
@@ -152,7 +154,7 @@ def _left_out(built: Built) -> list[str]:
 def _intro(built: Built) -> list[str]:
     lines = [
         "Intervals are 95 % bootstrap intervals over pairs, those of one patient drawn apart (so they are a little "
-        "narrow); bold is the best measured value of a column."
+        "narrow); bold is the best measured value of a column, where no trivial row is as good."
     ]
     return [TINY, *lines] if built["profile"] == "tiny" else lines
 

@@ -234,6 +234,17 @@ def test_a_column_of_equal_values_has_no_best():
     assert table_render.best_rows(built) == set()
 
 
+@pytest.mark.parametrize(("trivial", "best"), [(0.3, True), (0.5, False), (0.6, False)])
+def test_nothing_is_best_where_a_trivial_row_is_as_good(trivial, best):
+    key = "phantom_cxr/image_to_report/finding_f1"
+    rules = {row.name: {key: entry(trivial if row.name == "trivial: constant" else 0.1)} for row in tables._trivial()}
+    models = {"medim": model("MeDiM", **{key: 0.5}), "llava_rad": model("a", **{key: 0.4})}
+    models["trivial"] = {"model": "trivial", "rows": rules}
+    built = build_table(get_table("table7"), models, WORLD)
+    assert cell(built, "trivial: constant", "phantom_cxr/finding_f1")["value"] == trivial
+    assert table_render.best_rows(built) == ({("MeDiM", "phantom_cxr/finding_f1")} if best else set())
+
+
 def test_the_tokenizers_table_has_each_finding_of_each_dataset():
     keys = {"phantom_cxr/vqgan/finding_f1_ratio (left effusion)": entry(0.9), "phantom_cxr/vqgan/psnr": entry(29.0)}
     built = build_table(get_table("vqgan"), {"vqgan": model("VQGAN", **keys)}, WORLD)
