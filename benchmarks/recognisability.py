@@ -1,11 +1,12 @@
 """Draws a sheet of generated pictures without any words, to ask people which is what: do they recognise the domain?
 
-    python -m benchmarks.recognisability --world phantom --seed 0 --out FOLDER [--model medim] [--each 8]
+    python -m benchmarks.recognisability --world phantom --seed 0 --out FOLDER [--model medim] [--each 8] [--real]
 
 Reads runs/<world>/generated/<model>/<dataset>/report_to_image.parquet of every dataset that the world has training and
 test pairs of, and takes `each` pictures a dataset, drawn by the seed and shuffled. Writes FOLDER/sheet.png, pictures
 numbered from 1, and FOLDER/key.json: number -> dataset, pair and the findings of the report that was given. Show the
-sheet, keep the key. The same files and seed give the same bytes.
+sheet, keep the key. The same files and seed give the same bytes. --real shows the true pictures of the same reports
+under the same numbers: what people can name at best.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from PIL import Image
 
 from medim.figures import BLACK, save_png
 from medim.generation import read_generated
-from medim.pairs import Pair, read_pairs
+from medim.pairs import Pair, load_images, read_pairs
 from medim.sample_sheets import draw_sheet
 from medim.systems import Sample
 from pipeline.paths import RUNS, World
@@ -89,7 +91,7 @@ def _rows(file: Path) -> int:
     return int(pq.read_metadata(file).num_rows) if file.is_file() else 0
 
 
-def write_sheet(world: World, model: str, each: int, seed: int, out: Path) -> list[Path]:
+def write_sheet(world: World, model: str, each: int, seed: int, out: Path, real: bool = False) -> list[Path]:
     """Write sheet.png and key.json into `out`; returns their paths.
 
     Raises:
@@ -99,7 +101,9 @@ def write_sheet(world: World, model: str, each: int, seed: int, out: Path) -> li
     datasets = trained_datasets(world)
     samples = drawn({d: read_generated(world.generated_file(model, d, TASK)) for d in datasets}, each, seed)
     pairs = {d: {pair.pair_id: pair for pair in read_pairs(world.pairs(d, "test"))} for d in datasets}
-    key = {"world": world.name, "model": model, "seed": seed, "pictures": key_of(samples, pairs)}
+    if real:
+        samples = [replace(s, image=load_images([pairs[s.dataset][s.pair_id]])[0]) for s in samples]
+    key = {"world": world.name, "model": "real" if real else model, "seed": seed, "pictures": key_of(samples, pairs)}
     sheet, answers = out / "sheet.png", out / "key.json"
     save_png(unlabelled_sheet(samples), sheet)
     answers.write_text(json.dumps(key, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -114,9 +118,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="medim")
     parser.add_argument("--each", type=int, default=8, help="pictures a dataset")
+    parser.add_argument("--real", action="store_true", help="true pictures of the same reports")
     given = parser.parse_args()
     try:
-        paths = write_sheet(World(RUNS / given.world), given.model, given.each, given.seed, given.out)
+        paths = write_sheet(World(RUNS / given.world), given.model, given.each, given.seed, given.out, given.real)
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks.recognisability import drawn, trained_datasets, write_sheet
 from medim.data.splits import drawn_pairs
-from medim.pairs import TableWriter, write_pairs
+from medim.pairs import TableWriter, load_images, write_pairs
 from medim.systems import GENERATED_SCHEMA, Sample
 from pipeline.paths import World
 
@@ -60,6 +60,18 @@ def test_the_key_says_which_picture_stands_where(world, tmp_path):
         dataset = "phantom_cxr" if red == 40 else "phantom_pathology"
         assert (entry["dataset"], entry["pair_id"]) == (dataset, tests[dataset][k])
         assert entry["findings"] == states[entry["pair_id"]]
+
+
+def test_true_pictures_stand_where_the_generated_ones_stood(world, tmp_path):
+    sheet, key = write_sheet(world, "medim", 8, 0, tmp_path / "real", real=True)
+    _, generated = write_sheet(world, "medim", 8, 0, tmp_path / "out")
+    found, other = json.loads(key.read_text()), json.loads(generated.read_text())
+    assert found["model"] == "real" and found["pictures"] == other["pictures"]
+    page, first = np.asarray(Image.open(sheet)), found["pictures"]["1"]
+    pair = next(p for p in drawn_pairs(first["dataset"], "test", 0, 12, 32) if p.pair_id == first["pair_id"])
+    true = np.repeat(np.repeat(load_images([pair])[0], 4, 0), 4, 1)
+    places = np.lib.stride_tricks.sliding_window_view(page[:300, :200], true.shape)[:, :, 0]
+    assert any((place == true).all() for place in places[:, 10])  # below its number, behind the margin
 
 
 def test_the_seed_decides(world, tmp_path):
