@@ -166,7 +166,7 @@ def test_readme_gets_the_results_between_its_markers(repository):
         "### World `tiny`",
         "| mission |",
         "[The table1](docs/results/tiny/tables/table1.md)",
-        "1.0 hours in all",
+        "1.0 hours of stages",
     ):
         assert part in text
     assert "old" not in text
