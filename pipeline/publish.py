@@ -242,7 +242,8 @@ def _world_text(folder: Path) -> str:
     where = facts["machine"]
     device = where["gpu"] or f"{where['cores']} cores of {where['processor']}"
     hours = facts["total_seconds"] / 3600
-    parts = [f"### World `{facts['world']}`", f"Commit {facts['commit'][:10]}, {device}, {hours:.1f} hours of stages (of all rows together)."]
+    made = f"Commit {facts['commit'][:10]}, {device}, {hours:.1f} hours of stages (of all rows together)."
+    parts = [f"### World `{facts['world']}`", made]
     main = folder / "tables" / "mission.md"
     parts += [main.read_text(encoding="utf-8").strip().replace("# ", "#### ", 1)] if main.is_file() else []
     others = [path for path in sorted((folder / "tables").glob("*.md")) if path != main]
