@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -22,6 +23,7 @@ TITLES = {
 }  # fmt: skip
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9")  # Okabe and Ito's, yellow darkened
 MARKERS = ("o", "s", "^", "D", "v", "P")
+LETTERS = 11.0  # of the title, an inch
 TICKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -53,11 +55,11 @@ def draw(record: Record, described: Mapping[str, Any], out: Path) -> None:
     panels = [panel for panel in PANELS if any(row["panel"] == panel for row in described[PANELS[panel]])]
     figure = Figure(figsize=(1 + 3.2 * len(panels), 1.2 + 2.7 * len(rows)), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(
+    title = (
         f"{described['world']}, {described['model']}: findings against network evaluations, validation split, "
-        f"n = {record.identity['pairs']} at most, 95 % intervals; ★ and dashed line: params.yaml's default",
-        fontsize=13,
+        f"n = {record.identity['pairs']} at most, 95 % intervals; ★ and dashed line: params.yaml's default"
     )
+    figure.suptitle("\n".join(wrap(title, round(LETTERS * figure.get_figwidth()))), fontsize=12)
     grid = figure.subplots(len(rows), len(panels), sharey="row", squeeze=False)
     seen: set[str] = set()
     for axes, (group, metric) in zip(grid, rows, strict=True):

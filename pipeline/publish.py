@@ -30,12 +30,13 @@ from pipeline.publish_provenance import (
     stale,
     versions,
 )
+from pipeline.row_costs import BESIDE, COSTS, append_costs, costs_of_rows, read_costs
 from pipeline.stage_records import bring_back
 
 FIGURE_BYTES = 1_500_000  # largest picture that git should carry
 TABLE_FORMATS = (".json", ".md", ".csv", ".html")
 SHOWN = ("figures/samples_medim/medim-*.png", "figures/vqgan.png")  # in the README itself, two beside each other
-COSTS = ("instance", "seconds", "peak_bytes", "examples", "pretraining_examples", "parameters")
+FURTHER = dict.fromkeys(("pretraining_examples", "pretraining_seconds"))  # few stages have a prior
 
 
 def publish() -> Path:
@@ -59,6 +60,7 @@ def publish() -> Path:
     publish_rows(world, lock, params, commit, out)
     publish_reports(world, out / "reports")
     costs = publish_costs(world, out / "costs.json")
+    append_row_costs(out, costs)
     write_provenance(out / "provenance.json", commit, costs)
     if readme is not None:
         README.write_text(readme[0] + results_text(RESULTS) + readme[1], encoding="utf-8")
@@ -169,12 +171,9 @@ def read_columns(path: Path, columns: list[str]) -> list[dict[str, Any]]:
 def publish_costs(world: World, path: Path) -> list[dict[str, Any]]:
     """Write costs.json: this world's costs, those published before where an instance was not run here."""
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    files = sorted((world.root / "costs").glob("*.json"))
     known = {
-        cost["instance"]: {
-            key: ({"pretraining_examples": None} | cost)[key] for key in COSTS
-        }  # few stages have a prior
-        for cost in (*before, *(json.loads(file.read_text(encoding="utf-8")) for file in files))
+        cost["instance"]: {key: (FURTHER | cost)[key] for key in ("instance", *COSTS)}
+        for cost in (*before, *read_costs(world.root / "costs").values())
     }
     graphs = profile_graphs(world)
     costs = [
@@ -184,6 +183,16 @@ def publish_costs(world: World, path: Path) -> list[dict[str, Any]]:
     write_json(path, costs)
     path.with_suffix(".md").write_text(costs_text(costs), encoding="utf-8")
     return costs
+
+
+def append_row_costs(out: Path, costs: Iterable[Mapping[str, Any]]) -> None:
+    """Write under each published table what its rows were given."""
+    files = sorted((out / "rows").glob("*.json"))
+    rows = {path.stem: list(json.loads(path.read_text(encoding="utf-8")).get("rows", {})) for path in files}
+    of_rows = costs_of_rows({cost["instance"]: cost for cost in costs}, rows)
+    for table in BESIDE:
+        if (path := out / "tables" / f"{table}.json").is_file():
+            append_costs(path, of_rows)
 
 
 def costs_text(costs: Iterable[Mapping[str, Any]]) -> str:

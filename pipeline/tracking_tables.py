@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.paths import World
+from pipeline.row_costs import COSTS, TRAININGS, costs_of_rows, read_costs
 from pipeline.tracking_store import (
     CHARTS,
     Point,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 HEAD = "(the table)"
 FORMATS = (".md", ".csv", ".html")
-COSTS = ("seconds", "peak_bytes", "parameters", "examples", "pretraining_examples")
 WORK = "work/"  # before a cost: MLflow's page of curves goes by the alphabet, and curves are to come before costs
 SHEETS = "figures"  # artifact folder of a training's pictures
 LAYOUT = b"2"  # raise it when the same files are to be shown in another way: all runs are recorded anew
@@ -142,23 +142,10 @@ def _cell_metrics(cell: Mapping[str, Any], key: str) -> Iterator[tuple[str, floa
 
 
 def row_costs(world: World) -> dict[str, dict[str, float]]:
-    """Row -> seconds and parameters of the training of its model (tables hold no seconds, see costs/).
-
-    Where several models share a row (training seeds, variants), it has the costs of the one that sorts first, whose
-    name the others begin with; each model's own name is a row, too, where no row is called so.
-    """
-    costs: dict[str, dict[str, float]] = {}
-    trained = {
-        path.stem.partition("@")[2]: read_json(path) for path in sorted((world.root / "costs").glob("train_*@*.json"))
-    }
-    for path in sorted((world.root / "metrics").glob("*.json")):
-        metrics = read_json(path)
-        cost = trained.get(path.stem, {})
-        values = {key: cost[key] for key in COSTS if isinstance(cost.get(key), int | float)}
-        if values:
-            costs = {**dict.fromkeys(metrics.get("rows", {}), values), **costs}
-            costs.setdefault(path.stem, values)
-    return costs
+    """Row -> what the training of its model took, see `costs_of_rows`."""
+    metrics = {path.stem: read_json(path) for path in sorted((world.root / "metrics").glob("*.json"))}
+    rows = {model: list(content.get("rows", {})) for model, content in metrics.items()}
+    return costs_of_rows(read_costs(world.root / "costs", TRAININGS), rows)
 
 
 def show_trainings(client: MlflowClient, world: World) -> Shown | None:

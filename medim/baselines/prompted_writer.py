@@ -109,14 +109,22 @@ class PromptedWriter(ReportWriter):
 
         Args:
             prior: of `pretraining`.
-            pretraining: a contrastive one has trained the parts SEEING only.
+            pretraining: a contrastive one has trained the parts SEEING only; everything else keeps first weights of its
+                own, which differ from seed to seed.
 
         Raises:
             ValueError: see `Prior.check_sizes` and `Prior.fill`.
         """
         prior.check_sizes(self.config(), [f"network.{name}" for name in self.BUILT])
-        prior.fill(self)
         contrastive = pretraining is not None and pretraining.contrast is not None
+        trained = [name for part in self.SEEING for name in self.PARTS[part]]
+        own = {
+            name: value.clone()
+            for name, value in self.state_dict().items()
+            if contrastive and not any(name == one or name.startswith(f"{one}.") for one in trained)
+        }
+        prior.fill(self)
+        self.load_state_dict(own, strict=False)
         return {part: part in self.SEEING or not contrastive for part in self.PARTS}
 
     def adapt(self, lora: LoraSettings | None) -> None:

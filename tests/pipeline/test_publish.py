@@ -15,6 +15,7 @@ from pipeline.code_hash import write_hashes
 from pipeline.paths import World
 from pipeline.publish_provenance import Lock, PublishError, around_results, commit_of_clean_tree, machine
 
+NONE = {"peak_bytes": 1, "parameters": None}
 TINY = World(Path("runs/tiny"))
 RESULTS = Path("docs/results/tiny")
 PARAMS = """\
@@ -88,10 +89,11 @@ def repository(tmp_path, monkeypatch):
     write(TINY.metrics("medim"), json.dumps({"model": "medim", "rows": {"MeDiM": {"a": {"value": 1.0}}}}))
     write_lock()
     for name in ("mission", "table1"):
-        write(TINY.table(name), json.dumps({"id": name, "title": f"The {name}"}))
+        cells = [{"row": row} for row in ("MeDiM", "MeDiM", "trivial: constant")]
+        write(TINY.table(name), json.dumps({"id": name, "title": f"The {name}", "cells": cells}))
         write(TINY.table(name, ".md"), f"| {name} |\n|---|\n")
         write(TINY.table(name, ".csv"), "a\n")
-        write(TINY.table(name, ".html"), "<p>")
+        write(TINY.table(name, ".html"), "<body><p></body>")
     write(TINY.figure("paper/figure4"), "png")
     for task in ("joint", "report_to_image"):
         write(TINY.figure(f"samples_medim/medim-phantom_cxr-{task}"), "png")
@@ -144,7 +146,8 @@ def test_everything_is_published_with_its_origin(repository):
     ]
     assert (RESULTS / "mission.json").read_bytes() == TINY.table("mission").read_bytes()
     costs = json.loads((RESULTS / "costs.json").read_text())
-    numbers = {"seconds": 600.0, "peak_bytes": 1, "examples": 2, "pretraining_examples": None, "parameters": None}
+    numbers = {"seconds": 600.0, "peak_bytes": 1, "examples": 2, "parameters": None}
+    numbers |= {"pretraining_examples": None, "pretraining_seconds": None}
     assert costs[0] == {"instance": "prepare_data", **numbers, "profiles": ["tiny"]}
     assert "| `prepare_data` | 10.0 | 2 |  |  | 0.00 |" in (RESULTS / "costs.md").read_text().splitlines()
     facts = json.loads((RESULTS / "provenance.json").read_text())
@@ -155,6 +158,28 @@ def test_everything_is_published_with_its_origin(repository):
     assert reports[1] == {"row": "R", "pair_id": "p1", "seed": 2, "report": "Größe"}
     assert len(reports) == 2
     assert json.loads((RESULTS / "reports/references/phantom_cxr.jsonl").read_text())["findings"] == "{}"
+
+
+def test_tables_of_systems_say_what_their_rows_were_given(repository):
+    """With the priors that stages of their own have made; other tables stay as they are."""
+    priors = {"pretrain_backbone": (10, 120.0), "pretrain_towers": (300, 480.0)}
+    for name, (examples, seconds) in priors.items():
+        write(TINY.costs(name), json.dumps({"instance": name, "examples": examples, "seconds": seconds} | NONE))
+    read = {f"runs/tiny/models/{name}": "hash" for name in ("backbone", "towers", "vqgan")}
+    cost = {"examples": 1600, "seconds": 3000.0, "parameters": 12345, "peak_bytes": 1, "inputs": read}
+    write(TINY.costs("train_medim@medim"), json.dumps({"instance": "train_medim@medim"} | cost))
+    publish.publish()
+    first, *_, line = (RESULTS / "tables/table1.md").read_text().splitlines()
+    assert (first, line) == ("| table1 |", "| MeDiM | 1,600 | 310 | 12,345 | 60.0 |")
+    page = (RESULTS / "tables/table1.html").read_text()
+    assert page.startswith("<body><p><h2>What the rows were given</h2>") and page.endswith("</body>")
+    assert '<td class="row">MeDiM</td><td>1,600</td><td>310</td><td>12,345</td><td>60.0</td>' in page
+    assert (RESULTS / "tables/mission.md").read_bytes() == TINY.table("mission", ".md").read_bytes()
+    TINY.costs("pretrain_towers").unlink()  # what the row was given is not known any more
+    publish.publish()
+    assert (RESULTS / "tables/table1.md").read_text().splitlines()[-1] == (
+        "| MeDiM | 1,600 | not known | 12,345 | 50.0 and a prior's |"
+    )
 
 
 def test_readme_gets_the_results_between_its_markers(repository):

@@ -100,6 +100,23 @@ def test_what_a_contrastive_prior_has_not_trained_may_not_stand_still(tmp_path):
                 get_method("bllm").train(given)
 
 
+@pytest.mark.parametrize("method", ["bllm", "llava_rad"])
+def test_what_a_contrastive_prior_has_not_trained_differs_from_seed_to_seed(tmp_path, method):
+    settings, trained_parts = ENCODERS[method]
+    given = tiny.inputs(tmp_path, {**settings, "pretraining": {**FIRST, "optim": {**OPTIM, "steps": 1}}})
+    get_method(method).train(given)
+    prior = given.out / "prior"
+    later = [replace(given, seed=s, work=tmp_path / f"w{s}", out=tmp_path / f"o{s}", prior=prior) for s in (1, 2)]
+    for one in later:
+        get_method(method).train(one)
+    first, one, two = (load_file(f / "model.safetensors") for f in (prior, *(inputs.out for inputs in later)))
+    weights = [name for name in first if first[name].ndim > 1]
+    for name in weights:
+        same = [torch.allclose(first[name], other[name], rtol=0, atol=1e-8) for other in (one, two)]
+        assert same == ([True] * 2 if name.startswith(trained_parts) else [False] * 2), name
+    assert not any(torch.allclose(one[n], two[n], rtol=0, atol=1e-4) for n in weights if not n.startswith(trained_parts))
+
+
 @pytest.mark.parametrize("method", ENCODERS)
 def test_the_own_text_is_found_and_only_the_encoder_has_learned(tmp_path, method):
     settings, trained_parts = ENCODERS[method]
