@@ -84,7 +84,9 @@ def append_costs(table: Path, costs: Mapping[str, Mapping[str, float]]) -> None:
         return
     lines = ["| " + " | ".join(row) + " |" for row in (HEAD, ["---", *["---:"] * (len(HEAD) - 1)], *body)]
     text = table.with_suffix(".md")
-    text.write_text(text.read_text(encoding="utf-8") + "\n".join(["", f"## {HEADING}", "", *lines, ""]), encoding="utf-8")
+    text.write_text(
+        text.read_text(encoding="utf-8") + "\n".join(["", f"## {HEADING}", "", *lines, ""]), encoding="utf-8"
+    )
     page = table.with_suffix(".html")
     heads, rows = _html_row("th", HEAD), "\n".join(_html_row("td", row) for row in body)
     added = f"<h2>{HEADING}</h2><table><thead>{heads}</thead>\n<tbody>{rows}</tbody></table></body>"

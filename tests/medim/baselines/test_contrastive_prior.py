@@ -114,7 +114,9 @@ def test_what_a_contrastive_prior_has_not_trained_differs_from_seed_to_seed(tmp_
     for name in weights:
         same = [torch.allclose(first[name], other[name], rtol=0, atol=1e-8) for other in (one, two)]
         assert same == ([True] * 2 if name.startswith(trained_parts) else [False] * 2), name
-    assert not any(torch.allclose(one[n], two[n], rtol=0, atol=1e-4) for n in weights if not n.startswith(trained_parts))
+    assert not any(
+        torch.allclose(one[n], two[n], rtol=0, atol=1e-4) for n in weights if not n.startswith(trained_parts)
+    )
 
 
 @pytest.mark.parametrize("method", ENCODERS)
