@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from flows.supervise import TIMED_OUT, supervised
 from pipeline.resources import TELEMETRY_OFF
 
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")  # without the flag DVC gives up after 3 s
@@ -19,6 +20,10 @@ POLL = 1.0  # seconds
 
 class DvcError(RuntimeError):
     """A call of DVC failed; the message holds what DVC said."""
+
+
+class CallerGoneError(RuntimeError):
+    """The process that started the flow is gone: nobody could cancel it any more."""
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -45,7 +50,8 @@ def ask(
         alive: asked every second; once it says no, the call is ended.
 
     Raises:
-        DvcError: it ended with an error, or was ended.
+        CallerGoneError: `alive` said no.
+        DvcError: it ended with an error, or was ended after `limit`.
     """
     for left in reversed(range(tries)):
         code, out, err = _call(arguments, limit, say, alive)
@@ -59,22 +65,36 @@ def ask(
 def _call(
     arguments: Sequence[str], limit: float, say: Callable[[str], None], alive: Callable[[], bool]
 ) -> tuple[int, str, str]:
-    """Exit code, output and errors."""
-    name, begun, said = f"dvc {' '.join(arguments)}", time.monotonic(), False
+    """Exit code, output and errors. Whatever ends this call (a flow that is cancelled, or killed) ends DVC too."""
     with subprocess.Popen(
-        [*DVC, *arguments], env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        supervised([*DVC, *arguments], limit), env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        while True:
-            try:
-                out, err = process.communicate(timeout=POLL)
-                return process.returncode, out, err
-            except subprocess.TimeoutExpired:
-                passed = time.monotonic() - begun
-            if passed > limit or not alive():
-                process.kill()
-                why = f"had no answer after {passed:.0f} s" if passed > limit else "was given up: its flow is gone"
-                raise DvcError(f"{name} {why}; who holds the repository's lock? `fuser -v .dvc/tmp/lock` tells")
-            if passed > QUIET and not said:
-                said = True
-                say(f"waiting for {name}: another DVC may have the repository's lock (`fuser -v .dvc/tmp/lock`)")
+        try:
+            return _answer(process, f"dvc {' '.join(arguments)}", say, alive)
+        except BaseException:
+            process.terminate()  # and what it supervises
+            raise
+
+
+def _answer(
+    process: subprocess.Popen[str], name: str, say: Callable[[str], None], alive: Callable[[], bool]
+) -> tuple[int, str, str]:
+    begun, said = time.monotonic(), False
+    while True:
+        try:
+            out, err = process.communicate(timeout=POLL)
+        except subprocess.TimeoutExpired:
+            passed = time.monotonic() - begun
+        else:
+            if process.returncode == TIMED_OUT:
+                raise DvcError(
+                    f"{name} had no answer after {time.monotonic() - begun:.0f} s; who holds the repository's lock? "
+                    f"`fuser -v .dvc/tmp/lock` tells"
+                )
+            return process.returncode, out, err
+        if not alive():
+            raise CallerGoneError(f"the worker that started this flow is gone, while {name} had no answer yet")
+        if passed > QUIET and not said:
+            said = True
+            say(f"waiting for {name}: another DVC may have the repository's lock (`fuser -v .dvc/tmp/lock`)")

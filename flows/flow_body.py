@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -12,13 +13,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed, State
 
+from flows.dvc_calls import CallerGoneError
 from flows.flow_report import publish
 from flows.flow_runs import say_alive
 from flows.graph import read_graph, with_prefix
 from flows.mlflow_links import Link, SyncError, sync
-from flows.run_stages import CallerGoneError, Outcome, Policy, StageRunner
+from flows.run_stages import Outcome, Policy, StageRunner
 from flows.slots import Slots
-from flows.stage_process import Ending, StageFailed, StageProcess
+from flows.stage_process import TRANSIENT, Ending, StageFailed, StageProcess
 from flows.stages_to_run import stages_to_run, stale_stages
 from pipeline.paths import World, world_from_params
 from pipeline.resources import telemetry_off
@@ -70,6 +72,7 @@ def run_flow(name: str, prefixes: Sequence[str], tables: Sequence[str], policy: 
 
     Raises:
         GraphError, DvcError: there are no such stages, or DVC cannot tell what is stale.
+        GpuError: see `devices`.
         StagesFailedError: some stages are not done.
         SyncError: the tables are there and MLflow does not show them.
     """
@@ -77,39 +80,57 @@ def run_flow(name: str, prefixes: Sequence[str], tables: Sequence[str], policy: 
     log, caller, world = get_run_logger(), os.getppid(), world_from_params()
     log.info("%s: asking DVC what is stale (world %s)", name, world.name)
     say_alive(flow_run.get_id())
-    graph = read_graph()
-    stale = stale_stages(policy.seconds, log.info, lambda: os.getppid() == caller)
-    stages = stages_to_run(graph, stale, with_prefix(graph, prefixes))
-    slots = Slots()
-    where = ", ".join(str(device) for device in slots.devices if device is not None) or "none, one job at a time"
-    log.info("%d stages to run: %s (GPUs: %s)", len(stages), ", ".join(stages) or "none", where)
-    runner = StageRunner(graph, slots, policy, PrefectTasks().submit, log.info)
     try:
-        outcomes = runner.run(stages, lambda: os.getppid() == caller)
+        outcomes = _run_stages(prefixes, policy, lambda: os.getppid() == caller)
     except CallerGoneError as gone:
         _close_output()
         return Crashed(message=f"{gone}; run the deployment again")
-    _finish(name, world, tables, outcomes)
+    _finish(name, world, tables, outcomes, policy)
     return None
 
 
-def _finish(name: str, world: World, tables: Sequence[str], outcomes: Sequence[Outcome]) -> None:
+def _run_stages(prefixes: Sequence[str], policy: Policy, alive: Callable[[], bool]) -> list[Outcome]:
+    log, graph = get_run_logger(), read_graph()
+    stages = stages_to_run(graph, stale_stages(policy.seconds, log.info, alive), with_prefix(graph, prefixes))
+    slots = Slots()
+    where = ", ".join(str(device) for device in slots.devices if device is not None) or "none, one job at a time"
+    log.info("%d stages to run: %s (GPUs: %s)", len(stages), ", ".join(stages) or "none", where)
+    return StageRunner(graph, slots, policy, PrefectTasks().submit, log.info).run(stages, alive)
+
+
+def _finish(name: str, world: World, tables: Sequence[str], outcomes: Sequence[Outcome], policy: Policy) -> None:
     log = get_run_logger()
     links: list[Link] = []
     unseen: SyncError | None = None
     try:
-        links = sync(world) if world.tables().is_dir() else []
+        links = _sync(world, policy) if world.tables().is_dir() else []
     except SyncError as error:
         unseen = error
     publish(name, world, tables, outcomes, links)
     for link in links:
         log.info("MLflow: %s %s", link.page, link.address)
+    if unseen is not None:
+        log.warning("%s", unseen)
     lost = [f"{outcome.stage} ({outcome.state})" for outcome in outcomes if not outcome.done]
     if lost:
         raise StagesFailedError(f"{len(lost)} of {len(outcomes)} stages are not done: {', '.join(lost)}")
     if unseen is not None:
         raise unseen
     log.info("%s: %d stages done", name, len(outcomes))
+
+
+def _sync(world: World, policy: Policy) -> list[Link]:
+    """`sync`, tried again as a stage is after what may pass."""
+    attempt = 0
+    while True:
+        try:
+            return sync(world)
+        except SyncError as error:
+            if attempt == policy.retries or not TRANSIENT.search(str(error)):
+                raise
+            get_run_logger().info("%s; tried again", error)
+        time.sleep(policy.pause * 2**attempt)
+        attempt += 1
 
 
 def _close_output() -> None:

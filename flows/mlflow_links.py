@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 
 from flows.dvc_calls import environment
+from flows.supervise import TIMED_OUT, supervised
 from pipeline.paths import World
 
 LINE = re.compile(r"^(?P<world>[\w-]+)/(?P<page>\S+)\s+(?:recorded|unchanged)\s+(?P<address>\S+)$", re.MULTILINE)
@@ -38,10 +39,16 @@ def sync(world: World) -> list[Link]:
         SyncError: it did not work out.
     """
     command = [sys.executable, "-m", "pipeline.tracking", "sync", "--world", world.name]
-    try:
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=TIME)
-    except subprocess.TimeoutExpired as error:
-        raise SyncError(f"{' '.join(command[1:])} took more than {TIME} s") from error
-    if done.returncode:
-        raise SyncError(f"{' '.join(command[1:])} ended with {done.returncode}:\n{done.stderr.strip()[-2000:]}")
-    return parse_links(done.stdout)
+    with subprocess.Popen(
+        supervised(command, TIME), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            process.terminate()  # and what it supervises
+            raise
+    if process.returncode == TIMED_OUT:
+        raise SyncError(f"{' '.join(command[1:])} took more than {TIME} s")
+    if process.returncode:
+        raise SyncError(f"{' '.join(command[1:])} ended with {process.returncode}:\n{err.strip()[-2000:]}")
+    return parse_links(out)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from flows.dvc_calls import CallerGoneError
 from flows.graph import Graph
 from flows.slots import Slots, holder, try_lock
 from flows.stage_process import Ending, StageFailed, StageProcess, classify
@@ -28,10 +29,6 @@ from pipeline.paths import STAGE_LOCKS
 POLL = 0.5  # seconds
 WAIT_TOLD = 600.0  # seconds between two words on what a stage waits for
 END = 12.0  # seconds that a stopped attempt may take; `supervise` needs less
-
-
-class CallerGoneError(RuntimeError):
-    """The process that started the flow is gone: nobody could cancel it any more."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,15 @@ class Outcome:
     state: str = "waiting"  # done | not run | the value of an Ending
     attempts: int = 0
     seconds: float = 0.0  # of all attempts
+    waited: float = 0.0  # seconds, of all pauses in which another DVC was busy
     reason: str = ""
     again: float = 0.0  # time.monotonic() before which there is no further attempt
     pause: float = field(default=0.0, repr=False)  # seconds, the last one before which another DVC was busy
-    first: float | None = field(default=None, repr=False)  # time.monotonic() of the first attempt
+
+    @property
+    def spent(self) -> float:
+        """Seconds of the stage's time: those of its attempts and of waiting for DVC, none of waiting for a slot."""
+        return self.seconds + self.waited
 
     @property
     def done(self) -> bool:
@@ -140,10 +142,7 @@ class StageRunner:
             lock.release()
             self._tell_waiting(stage, self.slots.holders())
             return None
-        outcome = self.outcomes[stage]
-        outcome.first = time.monotonic() if outcome.first is None else outcome.first
-        left = self.policy.seconds - (time.monotonic() - outcome.first)
-        return StageProcess(stage, lock, slot, max(1.0, left))
+        return StageProcess(stage, lock, slot, max(1.0, self.policy.seconds - self.outcomes[stage].spent))
 
     def _tell_waiting(self, stage: str, holders: Sequence[str]) -> None:
         """Say for whom a stage waits, at first and every WAIT_TOLD seconds; of this flow's own stages nothing."""
@@ -184,10 +183,10 @@ class StageRunner:
             ending = error.ending if isinstance(error, StageFailed) else classify(1, [str(error)])
         outcome.reason = str(error) if error is not None else "Prefect ended the task before the stage began"
         now = time.monotonic()
-        late = outcome.first is not None and now - outcome.first > self.policy.seconds
-        if ending is Ending.BUSY and not late:
+        if ending is Ending.BUSY and outcome.spent <= self.policy.seconds:
             outcome.attempts -= 1
             outcome.pause = longer(outcome.pause)
+            outcome.waited += outcome.pause
             outcome.again = now + outcome.pause
         elif ending is Ending.TRANSIENT and outcome.attempts <= self.policy.retries:
             outcome.again = now + self.policy.pause * 2 ** (outcome.attempts - 1)

@@ -23,6 +23,13 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 GPU_LINE = re.compile(r"^GPU \d+: .*\(UUID: ([^)]+)\)")
 MIG_LINE = re.compile(r"^\s+MIG .*\(UUID: ([^)]+)\)")
 
+NO_GPU = "No devices were found"  # what nvidia-smi says, with an error, on a machine whose driver works
+CHOOSE = f"mend the driver, or set {DEVICES}= (empty: jobs run on the CPU) or to ids of GPUs, for the worker too"
+
+
+class GpuError(RuntimeError):
+    """Which GPUs there are cannot be told."""
+
 
 class Lock:
     """A file under an exclusive lock; `fd` may be given to a child process, which then holds it too."""
@@ -90,7 +97,14 @@ def parse_devices(listing: str) -> list[str]:
 
 
 def devices() -> list[str]:
-    """Ids of the GPUs that jobs may use: MEDIM_GPUS, else CUDA_VISIBLE_DEVICES (Slurm sets it), else nvidia-smi's."""
+    """Ids of the GPUs that jobs may use: MEDIM_GPUS, else CUDA_VISIBLE_DEVICES (Slurm sets it), else nvidia-smi's.
+
+    A machine without nvidia-smi has none.
+
+    Raises:
+        GpuError: nvidia-smi is there and cannot tell, as with a driver that does not fit: jobs of days would run on the
+            CPU.
+    """
     for variable in (DEVICES, VISIBLE):
         text = os.environ.get(variable)
         if text is not None:
@@ -98,9 +112,14 @@ def devices() -> list[str]:
             return ids[: ids.index("-1")] if "-1" in ids else ids  # CUDA stops at the first id that is none
     try:
         done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
+    except FileNotFoundError:
         return []
-    return parse_devices(done.stdout) if done.returncode == 0 else []
+    except subprocess.TimeoutExpired as error:
+        raise GpuError(f"`nvidia-smi -L` had no answer after 60 s; {CHOOSE}") from error
+    said = f"{done.stdout}{done.stderr}".strip()
+    if done.returncode and NO_GPU not in said:
+        raise GpuError(f"`nvidia-smi -L` ended with {done.returncode} ({said}); {CHOOSE}")
+    return parse_devices(done.stdout)
 
 
 def slots_folder() -> Path:

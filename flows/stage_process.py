@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from typing import IO
 from flows.dvc_calls import DVC, environment
 from flows.slots import VISIBLE, Lock, Slot
 from flows.stages_to_run import busy_with
-from flows.supervise import STOPPED, TIMED_OUT
+from flows.supervise import STOPPED, TIMED_OUT, supervised
 
 TAIL = 20  # last lines that a failure shows
 PROGRESS = 60.0  # seconds between two states of a progress bar in the log
@@ -26,8 +25,13 @@ TEMPORARY = (os.EX_TEMPFAIL, -signal.SIGKILL, 128 + signal.SIGKILL)
 TRANSIENT = re.compile(
     r"CUDA out of memory|CUDA error: (?:out of memory|unspecified launch failure|all CUDA-capable devices are busy|"
     r"uncorrectable ECC|CUDA-capable device\(s\) is/are busy)|database is locked|Stale file handle|"
-    r"Connection (?:reset by peer|refused|timed out)|Temporary failure in name resolution|"
-    r"Resource temporarily unavailable|Cannot allocate memory"
+    r"Connection (?:reset by peer|refused|aborted)|(?:connection|connect|read|request)\b.{0,200}\btimed out|"
+    r"failed with timeout exception|Remote end closed connection|Network is unreachable|No route to host|"
+    r"Temporary failure in name resolution|(?:status|error) code:? 50[234]|\b50[234] (?:Server Error|Bad Gateway|"
+    r"Service Unavailable|Gateway Time-?out)|server closed the connection unexpectedly|"
+    r"the database system is (?:starting up|shutting down|in recovery mode)|"
+    r"Resource temporarily unavailable|Cannot allocate memory",
+    re.IGNORECASE,
 )
 
 
@@ -113,10 +117,8 @@ class StageProcess:
         held = [self.lock.fd, *([self.slot.lock.fd] if self.slot is not None else [])]
         # a slot without a GPU, as the user chose (MEDIM_GPUS="") or the machine has it, is one without a GPU
         device = {} if self.slot is None else {VISIBLE: self.slot.device or ""}
-        supervise = [sys.executable, "-m", "flows.supervise", "--seconds", f"{self.seconds:g}"]
-        supervise += ["--parent", str(os.getpid()), "--"]
         return subprocess.Popen(
-            [*supervise, *self.command()], env=environment(device), pass_fds=held,
+            supervised(self.command(), self.seconds), env=environment(device), pass_fds=held,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 

@@ -7,12 +7,14 @@ import re
 import time
 from collections.abc import Callable, Collection
 
-from flows.dvc_calls import DvcError, ask
+from flows.dvc_calls import CallerGoneError, DvcError, ask
 from flows.graph import Graph
 
 BUSY = re.compile(r"is busy, it is being blocked by:\s*(?P<blockers>(?:\s*\(PID \d+\):[^\n]*\n?)*)")
 PAUSE = 3.0  # seconds before a busy DVC is asked again the first time
 LONGEST_PAUSE = 60.0  # seconds, at most
+POLL = 1.0  # seconds
+PATIENCE = 120.0  # seconds for which a busy DVC is asked again
 
 
 def parse_status(text: str) -> set[str]:
@@ -41,36 +43,58 @@ def longer(pause: float) -> float:
     return min(LONGEST_PAUSE, max(PAUSE, 2 * pause))
 
 
-def stale_stages(limit: float, say: Callable[[str], None], alive: Callable[[], bool] = lambda: True) -> set[str]:
+def stale_stages(
+    limit: float, say: Callable[[str], None], alive: Callable[[], bool] = lambda: True, patience: float = PATIENCE
+) -> set[str] | None:
     """Ask `dvc status`, as often as another process of DVC keeps it busy: it has no wait of its own.
 
+    Beside a flow that always has some stage running DVC is always busy. After `patience` the answer is None: nothing is
+    known, and each stage is to be asked for when its turn comes (`dvc repro` skips what is up to date in a second).
+
     Args:
-        limit: seconds until a busy DVC is an error.
+        limit: seconds until a DVC that says nothing is an error.
         say: is told when and for whom this waits.
         alive: see `ask`.
+        patience: seconds for which a busy DVC is asked again.
 
     Raises:
-        DvcError: DVC cannot tell, or was busy for all that time.
+        CallerGoneError: see `ask`.
+        DvcError: DVC cannot tell.
     """
-    end, said, pause = time.monotonic() + limit, "", 0.0
+    end, said, pause = time.monotonic() + patience, "", 0.0
     while True:
         try:
             return parse_status(ask("status", "--json", limit=limit, say=say, alive=alive))
         except DvcError as error:
             blockers = busy_with(str(error))
-            if blockers is None or time.monotonic() > end:
+            if blockers is None:
                 raise
+            if time.monotonic() > end:
+                say(f"DVC stays busy with {blockers}: every stage is asked for when its turn comes")
+                return None
             if blockers != said:
                 say(f"waiting: DVC is busy with {blockers}")
                 said = blockers
         pause = longer(pause)
-        time.sleep(pause)
+        _sleep(min(pause, max(POLL, end - time.monotonic())), alive)
 
 
-def stages_to_run(graph: Graph, stale: Collection[str], targets: Collection[str]) -> list[str]:
+def _sleep(seconds: float, alive: Callable[[], bool]) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if not alive():
+            raise CallerGoneError("the worker that started this flow is gone, while DVC was busy")
+        time.sleep(min(left, POLL))
+
+
+def stages_to_run(graph: Graph, stale: Collection[str] | None, targets: Collection[str]) -> list[str]:
     """The stale stages among the targets and what they need, and those that follow from these, in order.
+
+    Of `stale` None (not known) all that the targets need.
 
     A follower whose inputs turn out the same costs a second: DVC skips it.
     """
     needed = graph.needed(targets)
+    if stale is None:
+        return graph.ordered(needed)
     return graph.ordered(graph.followers(needed & set(stale)) & needed)

@@ -31,6 +31,12 @@ STOPPED, TIMED_OUT = 143, 124
 PR_SET_CHILD_SUBREAPER = 36
 
 
+def supervised(command: Sequence[str], seconds: float) -> list[str]:
+    """The command line that runs `command` under this file, as a child of this process, for `seconds` at most."""
+    own = ["--seconds", f"{seconds:g}", "--parent", str(os.getpid()), "--"]
+    return [sys.executable, "-m", "flows.supervise", *own, *command]
+
+
 def main(argv: Sequence[str]) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m flows.supervise", description="Run a command and end all of it.")

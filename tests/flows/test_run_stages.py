@@ -155,6 +155,23 @@ def test_a_busy_dvc_is_not_waited_for_for_ever(folder):
     assert outcomes["draw"].state == "busy"
 
 
+def test_waiting_for_a_slot_between_two_attempts_takes_nothing_of_a_stage_s_time(folder):
+    flow = Flow(folder, {"train@one": [TRANSIENT, "1 0 fine"]}, devices=("a",), policy=Policy(4, 2, 1.0))
+    other = Slots(["a"], folder / "slots")
+
+    def take_it_meanwhile():
+        wait_for(lambda: "train@one" in flow.started(), 30, "the first attempt")
+        slot = wait_for(other.take, 10, "the slot")
+        time.sleep(5)
+        slot.lock.release()
+
+    thread = threading.Thread(target=take_it_meanwhile)
+    thread.start()
+    outcomes = flow.run(["draw", "train@one"])
+    thread.join()
+    assert outcomes["train@one"].done and outcomes["train@one"].attempts == 2
+
+
 def test_a_stage_has_its_time(folder):
     outcomes = Flow(folder, {"draw": ["60 0 fine"]}, policy=Policy(1, 2, 0)).run(["draw"])
     assert (outcomes["draw"].state, outcomes["draw"].attempts) == ("timed out", 1)

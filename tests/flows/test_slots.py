@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from flows.slots import DEVICES, FOLDER, VISIBLE, Slots, devices, parse_devices, slots_folder, try_lock
+from flows.slots import DEVICES, FOLDER, VISIBLE, GpuError, Slots, devices, parse_devices, slots_folder, try_lock
 
 LISTING = """GPU 0: NVIDIA H200 (UUID: GPU-aaaa-1)
 GPU 1: NVIDIA H200 (UUID: GPU-bbbb-2)
@@ -47,6 +47,22 @@ def test_without_a_choice_nvidia_smi_is_asked(text, monkeypatch, tmp_path):
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '%s' '{text}'\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
     assert devices() == ([] if text is None else parse_devices(text))
+
+
+def test_a_driver_that_cannot_tell_is_an_error_and_no_gpu_is_not(monkeypatch, tmp_path):
+    monkeypatch.delenv(DEVICES, raising=False)
+    monkeypatch.delenv(VISIBLE, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'Failed to initialize NVML: Driver/library version mismatch'\nexit 18\n")
+    tool.chmod(0o755)
+    with pytest.raises(GpuError, match=r"ended with 18 \(Failed to initialize NVML.*or set MEDIM_GPUS= \(empty"):
+        devices()
+    monkeypatch.setenv(DEVICES, "")
+    assert devices() == []
+    monkeypatch.delenv(DEVICES)
+    tool.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
+    assert devices() == []
 
 
 def test_each_job_gets_its_own_gpu_and_the_last_one_waits(tmp_path):
@@ -91,9 +107,10 @@ def test_a_slot_is_held_by_the_job_and_free_when_the_job_is_killed(tmp_path):
 
 def test_a_lock_left_by_a_dead_process_is_free(tmp_path):
     code = "import sys, os; from pathlib import Path; from flows.slots import try_lock; try_lock(Path(sys.argv[1]))"
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", f"{code}; os._exit(9)", str(tmp_path / "x")], env={**os.environ, "PYTHONPATH": "."}
     )
+    assert done.returncode == 9
     begun = time.monotonic()
     lock = try_lock(tmp_path / "x")
     assert lock is not None and time.monotonic() - begun < 1

@@ -4,10 +4,11 @@ import json
 import time
 
 import pytest
+from process_trees import pids, wait_until_gone
 
 import flows.stages_to_run as stages_to_run_module
 from flows import dvc_calls
-from flows.dvc_calls import DvcError
+from flows.dvc_calls import CallerGoneError, DvcError
 from flows.graph import Graph, GraphError, computing_stages, parse_dot, read_graph, with_prefix
 from flows.stages_to_run import busy_with, parse_status, stages_to_run, stale_stages
 
@@ -168,14 +169,42 @@ def test_a_dvc_that_waits_for_the_repositorys_lock_is_spoken_of_and_not_waited_f
         stale_stages(0.5, said.append)
     assert time.monotonic() - begun < 10
     assert len(said) == 1 and said[0].startswith("waiting for dvc status --json: another DVC may have")
-    with pytest.raises(DvcError, match="was given up: its flow is gone"):
-        stale_stages(60, said.append, lambda: False)
 
 
-def test_the_wait_for_a_busy_dvc_ends(answers):
+@pytest.mark.parametrize("how", [CallerGoneError, KeyboardInterrupt])
+def test_a_flow_that_ends_while_it_asks_leaves_no_process(how, tmp_path, monkeypatch):
+    (tmp_path / "pids").mkdir()
+    code = f"echo $$ > {tmp_path}/pids/one; sleep 60 & echo $! > {tmp_path}/pids/two; wait"
+    monkeypatch.setattr(dvc_calls, "DVC", ("/bin/sh", "-c", code))
+    found: list[int] = []
+
+    def alive():
+        found.extend(pids(tmp_path / "pids", 2))
+        if how is KeyboardInterrupt:  # as a signal would raise it, anywhere
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(how):
+        stale_stages(60, lambda _: None, alive)
+    assert len(found) == 2
+    wait_until_gone(found, 10)
+
+
+def test_beside_a_dvc_that_is_always_busy_nothing_is_known_and_all_is_asked_for(answers):
     answers(BUSY)
-    with pytest.raises(DvcError, match=r"dvc status --json ended with 1:\nERROR: '/x/runs' is busy"):
-        stale_stages(0.1, lambda _: None)
+    said: list[str] = []
+    assert stale_stages(60, said.append, patience=0.2) is None
+    assert said[-1].startswith("DVC stays busy with (PID 12): dvc repro -s a") and len(said) == 2
+    assert stages_to_run(GRAPH, None, ["train@two"]) == ["draw", "train@two"]
+
+
+def test_a_worker_that_is_gone_is_noticed_between_two_questions(answers, monkeypatch):
+    answers(BUSY)
+    monkeypatch.setattr(stages_to_run_module, "PAUSE", 60.0)
+    begun, asked = time.monotonic(), []
+    with pytest.raises(CallerGoneError):
+        stale_stages(60, asked.append, lambda: not asked)
+    assert time.monotonic() - begun < 10
 
 
 def test_other_trouble_of_dvc_is_an_error_at_once(answers):

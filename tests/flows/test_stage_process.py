@@ -14,6 +14,7 @@ from flows.stage_process import Ending, StageFailed, StageLines, StageProcess, c
 
 FAILED = "ERROR: failed to reproduce 'x': failed to run: stages/python -m stages.x, exited with {}"
 BUSY = "ERROR: failed to reproduce 'x': '/r' is busy, it is being blocked by:\n  (PID 7): dvc repro\n\nIf there are no"
+TRY = Ending.TRANSIENT
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,17 @@ BUSY = "ERROR: failed to reproduce 'x': '/r' is busy, it is being blocked by:\n 
         (255, ["RuntimeError: CUDA error: device-side assert triggered", FAILED.format(1)], Ending.BUG),
         (255, ["RuntimeError: CUDA error: an illegal memory access was", FAILED.format(1)], Ending.BUG),
         (255, ["sqlite3.OperationalError: database is locked", FAILED.format(1)], Ending.TRANSIENT),
+        (255, ["mlflow.exceptions.MlflowException: API request to http://h:5000/x failed with timeout exception"], TRY),
+        (255, ["(Connection to 10.0.0.1 timed out. (connect timeout=10))", FAILED.format(1)], TRY),
+        (255, ["HTTPSConnectionPool(host='h', port=443): Read timed out.", FAILED.format(1)], TRY),
+        (255, ["('Connection aborted.', RemoteDisconnected('Remote end closed connection without response'))"], TRY),
+        (255, ["OSError: [Errno 101] Network is unreachable", FAILED.format(1)], TRY),
+        (255, ["503 Server Error: Service Unavailable for url: http://h", FAILED.format(1)], TRY),
+        (255, ["API request failed with error code 502 != 200", FAILED.format(1)], TRY),
+        (255, ["psycopg.OperationalError: server closed the connection unexpectedly", FAILED.format(1)], TRY),
+        (255, ["FATAL:  the database system is starting up", FAILED.format(1)], TRY),
+        (255, ["AssertionError: 503 rows, wanted 502; the test timed out", FAILED.format(1)], Ending.BUG),
+        (255, ["404 Client Error: Not Found for url: http://h", FAILED.format(1)], Ending.BUG),
         (255, [FAILED.format(75)], Ending.TRANSIENT),
         (255, [FAILED.format(-9)], Ending.TRANSIENT),
         (255, [FAILED.format(-11)], Ending.BUG),
