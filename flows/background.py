@@ -14,6 +14,7 @@ from pipeline.paths import PREFECT
 
 PATIENCE = 15.0  # seconds between SIGTERM and SIGKILL
 POLL = 0.2  # seconds
+LOOK = 0.5  # seconds
 SHOWN = 15  # last lines of a log that an error shows
 
 
@@ -39,9 +40,11 @@ class Background:
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> bool:
         """Start it in a session of its own; False where it is alive already."""
-        lock = try_lock(self._lock)
-        if lock is None:
-            return False
+        end = time.monotonic() + LOOK
+        while (lock := try_lock(self._lock)) is None:  # who only looks whether it is alive has the lock for a moment
+            if time.monotonic() > end:
+                return False
+            time.sleep(LOOK / 10)
         try:
             with self.log.open("ab") as log:
                 process = subprocess.Popen(

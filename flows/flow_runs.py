@@ -7,6 +7,7 @@ Prefect how it ended, or will never do so.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from flows.slots import Lock, try_lock
@@ -16,9 +17,17 @@ _HELD: list[Lock] = []  # until this process ends
 
 
 def say_alive(run: str | None, folder: Path = FLOW_RUNS) -> None:
-    """Say that this process is the flow run `run`; None (called outside Prefect's API): nothing."""
-    lock = None if run is None else try_lock(folder / run)
+    """Say that this process is the flow run `run`; None (called outside Prefect's API): nothing.
+
+    The file is locked before it stands where others look: one that is there without a lock is a dead run's.
+    """
+    if run is None:
+        return
+    new = folder.with_name(f"{folder.name}.new") / f"{run}.{os.getpid()}"
+    lock = try_lock(new)
     if lock is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.replace(new, folder / run)
         _HELD.append(lock)
 
 

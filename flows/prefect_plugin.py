@@ -19,19 +19,21 @@ from flows.server_address import answers
 from pipeline.params_file import nearest
 from pipeline.paths import PREFECT_YAML
 
-ACTIONS = ("run", "inspect", "pause", "resume")
+ACTIONS = ("run", "inspect", "delete")
 FLAGS = ("--watch",)  # options without a value
+FIRST = ("--profile", "-p")  # options of `prefect` itself that have one
 
 
 def complete(argv: Sequence[str], names: Collection[str]) -> list[str]:
-    """The command line with a deployment's name completed.
+    """The command line of a command about one deployment, its name completed.
 
     Raises:
         SystemExit: the name is none of prefect.yaml's; says which there are.
     """
-    for place in range(3, len(argv)):
+    first = (place_of_action(argv) or 0) + 1
+    for place in range(first, len(argv)):
         before, word = argv[place - 1], argv[place]
-        value = place > 3 and before.startswith("-") and before not in FLAGS and "=" not in before
+        value = place > first and before.startswith("-") and before not in FLAGS and "=" not in before
         if word.startswith("-") or value:
             continue
         if word in names:
@@ -44,12 +46,17 @@ def complete(argv: Sequence[str], names: Collection[str]) -> list[str]:
 
 def is_about_a_deployment(argv: Sequence[str]) -> bool:
     """Whether this is `prefect deployment run ...` or another command that takes one deployment's name."""
-    return (
-        len(argv) > 3
-        and Path(argv[0]).stem in ("prefect", "__main__")
-        and argv[1] in ("deployment", "deployments")
-        and argv[2] in ACTIONS
-    )
+    place = place_of_action(argv)
+    return Path(argv[0]).stem in ("prefect", "__main__") and place is not None and len(argv) > place + 1
+
+
+def place_of_action(argv: Sequence[str]) -> int | None:
+    """Where `run` stands in `prefect [options] deployment run ...`; None where the command is about something else."""
+    place = 1
+    while place < len(argv) and argv[place].startswith("-"):
+        place += 2 if argv[place] in FIRST else 1
+    about = argv[place : place + 1] in (["deployment"], ["deployments"])
+    return place + 1 if about and place + 1 < len(argv) and argv[place + 1] in ACTIONS else None
 
 
 @register_hook

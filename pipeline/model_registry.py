@@ -21,7 +21,7 @@ from pipeline.paths import World
 from pipeline.repro_record import DIGEST
 from pipeline.stage import content_hash
 from pipeline.tracking_repros import Repro
-from pipeline.tracking_store import digest, ui_address
+from pipeline.tracking_store import digest, ui_address, uploading
 from pipeline.tracking_tables import Shown
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def _register(
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         save_served(folder, config, folders, run=repro.run, model=logged.model_id)
-        client.log_model_artifacts(logged.model_id, str(folder))
+        with uploading():
+            client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")
     place = logged.artifact_location  # `models:/<id>` would be looked up in the store that is global to the process
     made = client.create_model_version(name, place, run_id=repro.run, tags=tags, model_id=logged.model_id)

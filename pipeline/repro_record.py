@@ -7,6 +7,7 @@ stage is left out, because DVC writes it when that stage has ended. Machine and 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -17,7 +18,7 @@ from typing import Any
 
 from pipeline.code_hash import instances
 from pipeline.params_file import PARAMS, read_yaml
-from pipeline.paths import DVC_LOCK, DVC_YAML, RUNS, World
+from pipeline.paths import CODE, DVC_LOCK, DVC_YAML, RUNS, World
 from pipeline.publish_provenance import CHANGEABLE, Lock, PublishError, git, machine, value_at, versions
 from pipeline.stage import content_hash
 from pipeline.stage_records import bring_back
@@ -71,13 +72,24 @@ def repros(world: World) -> list[Path]:
 
 
 def _is_of_now(lock: Lock, name: str, values: Mapping[str, Any], world: World) -> bool:
-    """Whether dvc.lock holds an instance, run with these parameters and in this world."""
+    """Whether dvc.lock holds an instance, run with these parameters, this code and in this world, on what it holds."""
     if name not in lock.stages:
         return False
     outs = [Path(out["path"]) for out in lock.stages[name].get("outs", [])]
     if any(out.is_relative_to(RUNS) and not out.is_relative_to(world.root) for out in outs):
         return False
+    if not all(_is_dep_of_now(lock, dep) for dep in lock.stages[name].get("deps", [])):
+        return False
     return all(value_at(values, key) == value for key, value in lock.params(name).items())
+
+
+def _is_dep_of_now(lock: Lock, dep: Mapping[str, Any]) -> bool:
+    """Whether an instance read the code's hash that is there now, and of an output of another one what it last was."""
+    path = Path(dep["path"])
+    if path.is_relative_to(CODE):
+        return path.is_file() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == dep["md5"]
+    made = lock.maker(dep["path"])
+    return made is None or made[1]["path"] != dep["path"] or made[1].get("md5") == dep.get("md5")
 
 
 def _commit() -> str | None:

@@ -12,12 +12,13 @@ import hashlib
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pipeline.paths import MLFLOW, mlflow_artifacts, mlflow_db
 from pipeline.resources import telemetry_off
@@ -34,6 +35,12 @@ LETTER = 6.5  # pixels that a letter of a heading or of a run's name takes
 WIDEST = 290  # pixels; a longer heading is cut, and shown whole under the mouse
 BATCH = {"metrics": 1000, "params": 100}  # MLflow's limits for one call
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
+PAGES_VARIABLE = "MEDIM_MLFLOW_PAGES"  # where the pages are, if not where UI says
+PASSWORD = re.compile(r"(://[^:/@\s]*):\S*@")
+TOLD, PATIENCE = 10.0, 1800.0  # seconds of waiting for the store until a word is said, until it is an error
+POLL = 0.2  # seconds
+SHORT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # a server that is away
+LONG = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT": "600"}  # a model of gigabytes
 
 
 class StoreError(RuntimeError):
@@ -92,10 +99,16 @@ def store_uri() -> str:
     return os.environ.get(URI_VARIABLE) or f"sqlite:///{mlflow_db().resolve()}"
 
 
+def without_password(text: str) -> str:
+    """A text in which addresses show no password: it is printed, and stands on Prefect's page."""
+    return PASSWORD.sub(r"\1:***@", text)
+
+
 def ui_address() -> str:
-    """Where the pages are: the server in MLFLOW_TRACKING_URI, else what START_UI starts."""
-    uri = store_uri()
-    return uri.rstrip("/") if uri.startswith("http") else UI
+    """Where the pages are: MEDIM_MLFLOW_PAGES, else the server in MLFLOW_TRACKING_URI, else what START_UI starts."""
+    chosen = os.environ.get(PAGES_VARIABLE)
+    uri = chosen or store_uri()
+    return re.sub(r"://[^/\s]*@", "://", uri).rstrip("/") if uri.startswith("http") else UI
 
 
 def pages() -> str:
@@ -104,7 +117,7 @@ def pages() -> str:
     if not uri:
         return START_UI
     if uri.startswith("http"):
-        return f"at {uri}"
+        return f"at {without_password(uri)}"
     return f'.venv/bin/mlflow ui --backend-store-uri "${URI_VARIABLE}" --port 5000'
 
 
@@ -123,27 +136,71 @@ def locked_store() -> Iterator[MlflowClient]:
     """The store for one process at a time: several that create the SQLite file at once destroy it.
 
     Raises:
-        StoreError: the store cannot be opened, or mlflow/ was moved here from another folder.
+        StoreError: the store cannot be opened, another process keeps it for PATIENCE seconds, or mlflow/ was moved here
+            from another folder.
     """
     telemetry_off()
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    for name, value in SHORT.items():
+        os.environ.setdefault(name, value)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    MLFLOW.mkdir(parents=True, exist_ok=True)
-    with (MLFLOW / "store.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _alone():
         try:
             if not os.environ.get(URI_VARIABLE) and not mlflow_db().is_file():
                 _create_database(MlflowClient)
             client = MlflowClient(store_uri())
             experiments = client.search_experiments()
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise StoreError(f"MLflow at {store_uri()} does not open ({error}); {_remedy()}") from error
+            said = without_password(f"MLflow at {store_uri()} does not open ({error}); {_remedy()}")
+            raise StoreError(said) from None  # what it was raised from would print the password
         _refuse_moved(experiment.artifact_location for experiment in experiments if "/" in experiment.name)
         yield client
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the lock of the store."""
+    MLFLOW.mkdir(parents=True, exist_ok=True)
+    begun, told = time.monotonic(), False
+    with (MLFLOW / "store.lock").open("a+") as lock:
+        while not _try(lock):
+            lock.seek(0)
+            passed, who = time.monotonic() - begun, f"the process {lock.read().strip() or '(unknown)'}"
+            if passed > PATIENCE:
+                raise StoreError(f"{who} has kept {lock.name} for {passed:.0f} s: end it, then run the command again")
+            if passed > TOLD and not told:
+                told = True
+                print(f"waiting for {who}, which has {lock.name}", file=sys.stderr, flush=True)
+            time.sleep(POLL)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _try(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def uploading() -> Iterator[None]:
+    """Patience with large files: MLflow reads these variables at every call. What the user has set stays."""
+    before = {name: os.environ.get(name) for name in LONG}
+    os.environ.update({name: value for name, value in LONG.items() if before[name] in (None, SHORT[name])})
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            if old is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = old
 
 
 def _create_database(client: type[MlflowClient]) -> None:

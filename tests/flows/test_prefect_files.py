@@ -84,6 +84,13 @@ def test_a_name_without_a_slash_is_completed(words, completed):
     assert complete(argv, NAMES) == ["/x/prefect", "deployment", *completed.split()]
 
 
+@pytest.mark.parametrize("first", ["--no-prompt", "--profile local", "--profile=local", "--prompt --profile local"])
+def test_options_of_prefect_itself_may_stand_first(first):
+    argv = ["prefect", *first.split(), "deployment", "run", "paper-tables", "--watch"]
+    assert is_about_a_deployment(argv)
+    assert complete(argv, NAMES) == [*argv[:-2], "paper-tables/paper-tables", "--watch"]
+
+
 def test_an_unknown_name_is_refused_with_the_nearest_one():
     with pytest.raises(
         SystemExit, match=r"no deployment 'paper-table' \(did you mean 'paper-tables'\?\); there are down"
@@ -91,7 +98,10 @@ def test_an_unknown_name_is_refused_with_the_nearest_one():
         complete(["prefect", "deployment", "run", "paper-table"], NAMES)
 
 
-@pytest.mark.parametrize("words", ["deployment ls", "flow-run ls", "deployment schedule ls x", "deploy --all", ""])
+@pytest.mark.parametrize(
+    "words",
+    ["deployment ls", "flow-run ls", "deployment schedule ls x", "deploy --all", "deployment run", "--help", ""],
+)
 def test_other_commands_are_left_alone(words):
     assert not is_about_a_deployment(["prefect", *words.split()])
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from process_trees import lives, wait_for
 
-from flows import start
+from flows import flow_runs, start
 from flows.background import Background
+from flows.flow_runs import ended_runs, living_runs
 from flows.server_address import answers, host_and_port, is_healthy, is_local, page
+from flows.slots import try_lock
 from flows.start import StartError, make_pool, pool_template, start_server
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +39,31 @@ def test_a_background_process_is_started_once_found_again_and_ended(tmp_path):
     wait_for(lambda: same.last_lines() == "up", 10, "its first line")
     assert same.stop() and not one.is_alive()
     assert one.start(command, os.environ), "it can be started again"
+    one.stop()
+
+
+def test_a_run_is_alive_from_the_moment_that_others_see_it(tmp_path, monkeypatch):
+    folder = tmp_path / "runs"
+    seen: list[list[str]] = []
+    move = os.replace
+
+    def look_first(old, new):
+        seen.append(ended_runs(folder))
+        move(old, new)
+        seen.append(ended_runs(folder))
+
+    monkeypatch.setattr(flow_runs.os, "replace", look_first)
+    flow_runs.say_alive("one", folder)
+    assert seen == [[], []] and living_runs(folder) == ["one"]
+    flow_runs._HELD.pop().release()
+    assert ended_runs(folder) == ["one"]
+
+
+def test_who_looks_for_a_moment_does_not_keep_a_process_from_starting(tmp_path):
+    one = Background("x", tmp_path)
+    looking = try_lock(tmp_path / "x.lock")
+    threading.Timer(0.2, looking.release).start()
+    assert one.start([sys.executable, "-c", "import time; time.sleep(300)"], os.environ)
     one.stop()
 
 

@@ -2,9 +2,9 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import tracking
+from pipeline import tracking, tracking_store
 from pipeline.paths import World
 from pipeline.tracking_live import Connection, LiveSender, Sheets, Tail, follow
-from pipeline.tracking_store import BATCH, Point, StoreError, locked_store, pages, slug
+from pipeline.tracking_store import BATCH, Point, StoreError, link, locked_store, pages, slug, without_password
 from pipeline.tracking_tables import column_keys, curve_points, row_costs, table_runs
 
 ROOT = Path(__file__).parents[2]
@@ -319,12 +319,57 @@ def test_a_broken_sender_never_stops_a_stage(world, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     LiveSender(TINY, "train_medim@medim").start().stop("FINISHED")
     monkeypatch.undo()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    sender = LiveSender(TINY, "train_medim@medim", delay=30.0).start()
-    before = time.monotonic()
-    sender.stop("FINISHED")
-    assert time.monotonic() - before < 4
-    assert threading.active_count() < 20
+
+
+def test_a_store_that_never_answers_costs_a_stage_three_seconds(world, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes connections, says nothing
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        sender = LiveSender(TINY, "train_medim@medim", delay=0.0).start()
+        deaf.settimeout(120)
+        asked, _ = deaf.accept()  # the sending hangs now
+        before = time.monotonic()
+        sender.stop("FINISHED")
+        assert 2 < time.monotonic() - before < 5
+        asked.close()
+    assert sender._process.poll() is not None
+
+
+def test_no_password_is_printed(world, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:se@cret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(StoreError) as failed, locked_store():
+        pass
+    assert "cret" not in str(failed.value) and "127.0.0.1:9" in str(failed.value)
+    assert failed.value.__suppress_context__
+    assert "cret" not in pages() and "cret" not in link("1")
+    assert without_password("postgresql+psycopg://user:p%40ss@host:5432/mlflow") == (
+        "postgresql+psycopg://user:***@host:5432/mlflow"
+    )
+    assert without_password("sqlite:////x/mlflow.db, a:b@c") == "sqlite:////x/mlflow.db, a:b@c"
+
+
+def test_links_lead_where_the_user_has_the_pages(monkeypatch):
+    monkeypatch.setenv("MEDIM_MLFLOW_PAGES", "http://127.0.0.1:5001/")
+    assert link("7").startswith("http://127.0.0.1:5001/#/experiments/7/")
+
+
+def test_who_keeps_the_store_is_said_and_not_waited_for_for_ever(world, monkeypatch, capsys):
+    monkeypatch.setattr(tracking_store, "TOLD", 0.2)
+    monkeypatch.setattr(tracking_store, "PATIENCE", 1.0)
+    with locked_store():
+        with pytest.raises(StoreError, match=rf"the process {os.getpid()} has kept .*store.lock"), locked_store():
+            pass
+        assert f"waiting for the process {os.getpid()}, which has" in capsys.readouterr().err
+
+
+def test_uploads_have_more_patience_and_the_user_the_last_word(monkeypatch):
+    for name, value in tracking_store.SHORT.items():
+        monkeypatch.setenv(name, value)
+    timeout, retries = "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    monkeypatch.setenv(retries, "7")
+    with tracking_store.uploading():
+        assert (os.environ[timeout], os.environ[retries]) == ("600", "7")
+    assert (os.environ[timeout], os.environ[retries]) == ("10", "7")
 
 
 def test_batches_respect_mlflow_s_limits():

@@ -1,6 +1,7 @@
 """A finished repro is one MLflow run, however often it is recorded; table rows carry its id; its model generates."""
 
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from medim.pairs import Pair, decode_png, encode_png, write_pairs
 from medim.serving import INPUTS, OUTPUTS, open_generator
 from medim.tokenizers.vqgan import save_vqgan
 
+CODE = Path("code/prepare_data.txt")
 TINY = World(Path("runs/tiny"))
 SERVED = Served("medim", "medim.serving:open_generator", ("medim", "vqgan"), "generate")
 LAST = "record_tables"
@@ -72,15 +74,22 @@ def write(path, data):
 
 
 def write_state(params=PARAMS, **deps):
-    """params.yaml and a dvc.lock that knows the whole graph; `deps`: what prepare_data's code is hashed to."""
+    """params.yaml and a dvc.lock that knows the whole graph; `deps`: what stands for prepare_data's code."""
     write(Path("params.yaml"), yaml.safe_dump(params))
+    code = deps.get("code", "a")
+    write(CODE, code)
+    pairs = {"path": TINY.pairs_folder().as_posix(), "md5": "p.dir"}
     outs = [{"path": "runs/tiny/models/medim", "md5": "b.dir"}]
     lr = {"params.yaml": {"train_medim.optim.lr": params["train_medim"]["optim"]["lr"], "seed": params["seed"]}}
     stages = {
-        "prepare_data": {"cmd": "x", "deps": [{"path": "code/prepare_data.txt", "md5": deps.get("code", "a")}]},
-        "train_medim@medim": {"cmd": "x", "params": lr, "outs": outs},
+        "prepare_data": {"cmd": "x", "deps": [{"path": CODE.as_posix(), "md5": md5(code)}], "outs": [pairs]},
+        "train_medim@medim": {"cmd": "x", "params": lr, "outs": outs, "deps": [dict(pairs)]},
     }
     write(Path("dvc.lock"), yaml.safe_dump({"schema": "2.0", "stages": stages}))
+
+
+def md5(text):
+    return hashlib.md5(text.encode()).hexdigest()
 
 
 def git(*words):
@@ -95,7 +104,7 @@ def world(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     write_state()
     write(Path("dvc.yaml"), yaml.safe_dump(GRAPH))
-    write(Path(".gitignore"), "/runs/\n/mlflow/\n")
+    write(Path(".gitignore"), "/runs/\n/mlflow/\n/code/\n")
     for name, seconds in (("prepare_data", 30), ("train_medim@medim", 600), (LAST, 6), ("of_another_profile", 9)):
         write(TINY.costs(name), {"instance": name, "seconds": seconds})
     columns = [("MeDiM", 0.5), ("trivial: constant", 0.1), ("R2Gen", None)]
@@ -157,6 +166,15 @@ def test_what_is_not_finished_is_not_recorded(world, capsys):
     assert "dvc.lock is not of now for train_medim@medim" in capsys.readouterr().out
     write(Path("params.yaml"), yaml.safe_dump(PARAMS))
     assert record_repro(World(Path("runs/other")), LAST, SERVED) is None  # dvc.lock is of the world tiny
+    capsys.readouterr()
+    write(CODE, "changed since, and not run")
+    assert record() is None
+    assert "dvc.lock is not of now for prepare_data" in capsys.readouterr().out
+    write_state()
+    lock = Path("dvc.lock").read_text()
+    write(Path("dvc.lock"), lock.replace("p.dir", "q.dir", 1))  # drawn anew, and not trained on
+    assert record() is None
+    assert "dvc.lock is not of now for train_medim@medim" in capsys.readouterr().out
     Path("dvc.lock").unlink()
     assert record() is None
     assert repros(TINY) == []
