@@ -3,13 +3,14 @@
 Each test makes all five stages stale first, so none depends on another; they share one server.
 """
 
+import fcntl
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from benchmarks.small_flow import STAGES, hold, wait_for
+from benchmarks.small_flow import STAGES, command_line, hold, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -28,6 +29,12 @@ def test_two_flows_at_once_share_the_work_and_link_to_mlflow(small):
     for note in small.notes("start"):
         pretended = ("pretended-0", "pretended-1") if note["stage"].startswith("train_downstream") else (None,)
         assert note["device"] in pretended
+    first, second = small.notes("start", "train_downstream@one")[0], small.notes("start", "train_downstream@two")[0]
+    early, late = sorted((first, second), key=lambda note: note["time"])
+    if (
+        late["time"] < small.notes("end", early["stage"])[0]["time"]
+    ):  # together, as they are on any machine but a busy one
+        assert early["device"] != late["device"]
     artifacts = small.artifacts(runs[0])
     assert "MeDiM | step: " in artifacts["downstream-augmentation-tables"]
     assert "/#/experiments/" in artifacts["downstream-augmentation-figure5b"]
@@ -42,6 +49,23 @@ def test_a_cancelled_flow_leaves_no_process(small):
     wait_for(lambda: not small.processes() - before, GONE, lambda: f"end of {small.processes() - before}")
     wait_for(lambda: small.state(run)[0] == "Cancelled", 30, lambda: small.state(run))
     assert small.started() == ["synthesize_pairs", "train_downstream@one", "train_downstream@two"]
+
+
+def test_a_flow_that_is_cancelled_while_it_waits_for_dvc_leaves_no_process(small):
+    small.make_stale()
+    before = small.processes()
+    with (small.folder / ".dvc/tmp/lock").open("a+") as lock:  # as `dvc push` holds it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run = small.run()
+
+        def asks():
+            return any("status --json" in command_line(pid) for pid in small.processes() - before)
+
+        wait_for(asks, 60, lambda: f"{small.state(run)}{small.log('worker')}")
+        small.prefect("flow-run", "cancel", run)
+        wait_for(lambda: not small.processes() - before, GONE, lambda: f"end of {small.processes() - before}")
+    wait_for(lambda: small.state(run)[0] == "Cancelled", 30, lambda: small.state(run))
+    assert small.started() == []
 
 
 def test_after_a_killed_worker_a_second_run_does_only_what_was_not_done(small):

@@ -14,6 +14,7 @@ STAGES = (
     ("prepare_data", "data/pairs"),
     ("tokenize_pairs", "data/tokens"),
     ("generate --model medim", "generated/medim"),
+    ("synthesize_pairs --generator medim", "synthetic/medim"),
 )
 
 
