@@ -31,9 +31,7 @@ def test_two_flows_at_once_share_the_work_and_link_to_mlflow(small):
         assert note["device"] in pretended
     first, second = small.notes("start", "train_downstream@one")[0], small.notes("start", "train_downstream@two")[0]
     early, late = sorted((first, second), key=lambda note: note["time"])
-    if (
-        late["time"] < small.notes("end", early["stage"])[0]["time"]
-    ):  # together, as they are on any machine but a busy one
+    if late["time"] < small.notes("end", early["stage"])[0]["time"]:  # together
         assert early["device"] != late["device"]
     artifacts = small.artifacts(runs[0])
     assert "MeDiM | step: " in artifacts["downstream-augmentation-tables"]
