@@ -6,7 +6,7 @@ words have theirs before it.
 
 Faster than the published code with the same values: keys and values of the memory, the same for all, are made once a
 batch instead of once for every study, for patches and for words; the values that a query sees are summed where they
-are, not copied together first.
+are, not copied together first; the best slots are looked for in groups.
 
 Letters: R rows, T words or patches, D width, h heads, N slots.
 """
@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medim.baselines.report_decoder import DecoderSizes, EncoderDecoder, KeyValues, Projected, StdNorm, init_matrices
+
+GROUP = 8  # slots
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class SharedMemory(nn.Module):
         heads, slots = projected.keys.shape[:2]
         asked = self.query(x).flatten(0, 1).unflatten(-1, (heads, -1)).transpose(0, 1)  # (h, R T, D / h)
         scores = (asked / math.sqrt(asked.shape[-1])) @ projected.keys.transpose(-2, -1)
-        best, chosen = scores.topk(self.top)
+        chosen = best_slots(scores, self.top)
+        best = scores.gather(-1, chosen)
         weights = F.dropout(best.float().softmax(-1), self.dropout, self.training)
         rows = chosen + slots * torch.arange(heads, device=x.device)[:, None, None]  # of all heads' values
         found = F.embedding_bag(
@@ -74,6 +77,24 @@ class SharedMemory(nn.Module):
         )  # fmt: skip
         answers: Tensor = self.out(found.unflatten(0, (heads, -1)).transpose(0, 1).flatten(1))
         return answers.view(x.shape)
+
+
+def best_slots(scores: Tensor, top: int) -> Tensor:
+    """(..., N) -> (..., top) int64: the slots of the highest scores, in no order; of equal scores any.
+
+    Faster than `topk` of all N, with the same result: the best are in those `top` groups of GROUP slots whose best
+    score is highest, so two small searches do.
+    """
+    slots = scores.shape[-1]
+    groups = slots // GROUP
+    with torch.no_grad():
+        if slots % GROUP or groups < 2 * top:
+            return scores.topk(top, sorted=False).indices
+        split = scores.detach().unflatten(-1, (GROUP, groups))  # slot i groups + g is the i-th of group g
+        best = split.amax(-2).topk(top, sorted=False).indices
+        found = split.gather(-1, best.unsqueeze(-2).expand(*best.shape[:-1], GROUP, top)).flatten(-2)
+        places = found.topk(top, sorted=False).indices
+        return places // top * groups + best.gather(-1, places % top)
 
 
 class CMNNetwork(EncoderDecoder):

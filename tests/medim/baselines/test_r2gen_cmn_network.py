@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_writers import CMN, DECODER, network
 
 from medim.baselines.published_r2gen import R2GEN_CMN
-from medim.baselines.r2gen_cmn_network import CMNNetwork, CMNSizes, SharedMemory
+from medim.baselines.r2gen_cmn_network import CMNNetwork, CMNSizes, SharedMemory, best_slots
 from medim.baselines.report_decoder import sinusoids
 
 WIDTH, SLOTS, TOP, HEADS = 8, 6, 2, 2
@@ -84,3 +86,18 @@ def test_a_query_sees_no_more_slots_than_there_are():
     for top in (0, 7):
         with pytest.raises(ValueError, match=rf"top must lie in \[1, slots\], got {top} of 6"):
             CMNSizes(DECODER, 6, top)
+
+
+@given(st.sampled_from([6, 8, 32, 64, 256, 2048]), st.sampled_from([1, 2, 7, 32]), st.integers(0, 2**31), st.booleans())
+@settings(deadline=None)
+def test_the_best_slots_are_those_of_topk(slots, top, seed, ties):
+    if top > slots:
+        return
+    scores = torch.randn(2, 3, slots, generator=torch.Generator().manual_seed(seed))
+    if ties:
+        scores = scores.round()
+    chosen = best_slots(scores, top)
+    assert chosen.shape == (2, 3, top)
+    assert all(len(set(row.tolist())) == top for row in chosen.flatten(0, 1))
+    found = scores.gather(-1, chosen).sort(-1, descending=True).values
+    torch.testing.assert_close(found, scores.topk(top).values, rtol=0, atol=0)
