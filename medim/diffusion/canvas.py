@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import copy
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from medim.diffusion.draw import draw_ids
 from medim.diffusion.guidance import Null, guidance_weight, guided_rows, predict
 from medim.diffusion.settings import SamplerSettings
 from medim.diffusion.space import TokenSpace
+from medim.tokenizers.sentences import ENDS
 
 
 class SampleResult(NamedTuple):
@@ -29,9 +31,21 @@ class SampleResult(NamedTuple):
     num_evaluations: Tensor  # (B,) int64, passes through the network per sample, those of guidance counted too
 
 
+DIGITS = tuple("0123456789")
 _OF_SAMPLES = (
     "x", "unknown", "given", "null", "initially", "counted", "no_eos", "steps", "log_probs", "num_evaluations"
 )  # fmt: skip
+
+
+@lru_cache(maxsize=8)
+def ids_with(last_characters: tuple[str, ...], kind: tuple[str, ...]) -> Tensor:
+    """(n + 1,) bool: the report ids that write something with one of these last characters; the last one: no such id.
+
+    Args:
+        last_characters: of n report ids, see `TokenSpace`.
+        kind: characters.
+    """
+    return torch.tensor([*(last in kind for last in last_characters), False])
 
 
 class Canvas:
@@ -155,9 +169,23 @@ class Canvas:
         ):
             where = wanted & map_
             drawn = draw_ids(part, u[where], temperature, top_p)
+            if part is log_p.text and settings.sentence_temperature is not None:
+                first = self._begins_sentence(rows)[where]
+                drawn[first] = draw_ids(part[first], u[where][first], settings.sentence_temperature, top_p)
             log_prob[where] = part.gather(-1, drawn[:, None]).squeeze(-1)
             ids[where] = drawn if part is log_p.text else self.space.vocab.from_codes(drawn)
         return ids, log_prob
+
+    def _begins_sentence(self, rows: Tensor) -> Tensor:
+        """(b, L) bool: report positions behind a known end of a sentence, and the first one; see `next_sentence`."""
+        text, characters = self.space.layout.text, self.space.last_characters
+        report = self.x[rows, text].clamp(max=len(characters))
+        ends, digits = (ids_with(characters, kind).to(report.device)[report] for kind in (ENDS, DIGITS))
+        behind = ends.clone()
+        behind[:, 1:] &= ~digits[:, :-1]  # "1.5 cm"
+        first = torch.zeros_like(self.x[rows], dtype=torch.bool)
+        first[:, text] = torch.cat([torch.ones_like(behind[:, :1]), behind[:, :-1]], 1)
+        return first
 
     def _without_eos(self, log_p: ModalityLogits, rows: Tensor, wanted: Tensor) -> ModalityLogits:
         """EOS forbidden where a given word follows, or the length is known."""

@@ -74,10 +74,14 @@ def sample(
             f"sampler.draws is {settings.draws} and agreement_weight {settings.agreement_weight}, but nothing tells "
             "what agrees better: set draws to 1 and the weight to 0 (params.yaml)"
         )
-    if settings.text_redraws and not space.last_characters:
-        raise ValueError(
-            "sampler.text_redraws needs TokenSpace.last_characters, to see where sentences end: set it to 0"
-        )
+    for name, off, used in (
+        ("text_redraws", "0", settings.text_redraws > 0),
+        ("sentence_temperature", "null", settings.sentence_temperature is not None),
+    ):
+        if used and not space.last_characters:
+            raise ValueError(
+                f"sampler.{name} needs TokenSpace.last_characters, to see where sentences end: set it to {off}"
+            )
     if settings.text_lead < 1:
         return _fill(Canvas(space, x, generators, targets, null), denoise, settings, noise, value)
     unknown = x == space.mask_id if targets is None else (x == space.mask_id) & targets

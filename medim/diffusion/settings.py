@@ -42,6 +42,9 @@ class SamplerSettings:
             many evaluations as they need.
         text_commit_level, image_commit_level: tau, factor or margin of such a rule.
         text_temperature, image_temperature: of the token draw; 0 takes the most probable id.
+        sentence_temperature: text_temperature of a word that begins a sentence (the report's first, and one behind a
+            known end). It says what the sentence is about, and many would do: a low temperature, which makes the other
+            words fit each other, makes this one the most frequent ("No"). None: as any word.
         text_top_p, image_top_p: nucleus, in (0, 1].
         text_guidance, image_guidance: w >= 0 of classifier-free guidance at report and picture positions.
         guidance_ramp: `constant`, or `linear` from 0 to w.
@@ -86,6 +89,7 @@ class SamplerSettings:
     image_commit_level: float
     text_temperature: float
     image_temperature: float
+    sentence_temperature: float | None
     text_top_p: float
     image_top_p: float
     text_guidance: float
@@ -162,6 +166,7 @@ class SamplerSettings:
             "choice_temperature": self.choice_temperature < 0,
             "text_temperature": self.text_temperature < 0,
             "image_temperature": self.image_temperature < 0,
+            "sentence_temperature": self.sentence_temperature is not None and self.sentence_temperature < 0,
             "text_top_p": not 0 < self.text_top_p <= 1,
             "image_top_p": not 0 < self.image_top_p <= 1,
             "text_guidance": self.text_guidance < 0,
@@ -222,7 +227,7 @@ def official_settings(steps: int) -> SamplerSettings:
         text_schedule="arccos", image_schedule="arccos", text_shift=1.0, image_shift=1.0,
         text_order="confidence", image_order="confidence", choice_temperature=10.0,
         text_commit="count", image_commit="count", text_commit_level=0.0, image_commit_level=0.0,
-        text_temperature=1.0, image_temperature=1.0, text_top_p=1.0, image_top_p=1.0,
+        text_temperature=1.0, image_temperature=1.0, sentence_temperature=None, text_top_p=1.0, image_top_p=1.0,
         text_guidance=5.0, image_guidance=5.0, guidance_ramp="linear", text_length="free", text_redraws=0,
         eos_fills=False, candidates=1, draws=1, text_beams=1, agreement_weight=0.0, precision="auto",
     )  # fmt: skip

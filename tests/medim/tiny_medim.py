@@ -44,7 +44,8 @@ SAMPLER = SamplerSettings(
     text_schedule="cosine", image_schedule="cosine", text_shift=1.0, image_shift=1.0, text_order="random",
     image_order="random", choice_temperature=1.0, text_commit="count", image_commit="count", text_commit_level=0.0,
     image_commit_level=0.0, text_temperature=1.0, image_temperature=1.0, text_top_p=1.0, image_top_p=1.0,
-    text_guidance=0.0, image_guidance=0.0, guidance_ramp="constant", text_length="free", text_redraws=0, eos_fills=True,
+    sentence_temperature=None, text_guidance=0.0, image_guidance=0.0, guidance_ramp="constant",
+    text_length="free", text_redraws=0, eos_fills=True,
     candidates=1, draws=1, text_beams=1, agreement_weight=0.0, precision="fp32",
 )  # fmt: skip
 
