@@ -131,7 +131,7 @@ def test_a_flow_whose_server_was_killed_is_done_and_its_next_run_records_every_m
     small = SmallFlow(tmp_path / "small", MLFLOW_TRACKING_URI=server.address)
     try:
         small.start()
-        run = small.run()
+        run = small.run("--param", "retry_seconds=1")
         wait_for(lambda: small.notes("start", "train_downstream@one"), 120, lambda: f"{small.state(run)}")
         server.kill()
         wait_for(lambda: small.state(run)[0] in ("Failed", "Completed"), 120, lambda: f"{small.state(run)}")
