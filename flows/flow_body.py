@@ -109,10 +109,10 @@ def _finish(name: str, world: World, tables: Sequence[str], outcomes: Sequence[O
     publish(name, world, tables, outcomes, links)
     for link in links:
         log.info("MLflow: %s %s", link.page, link.address)
-    if unseen is not None:
-        log.warning("%s", unseen)
     lost = [f"{outcome.stage} ({outcome.state})" for outcome in outcomes if not outcome.done]
     if lost:
+        if unseen is not None:
+            log.warning("%s", unseen)  # what is raised is the stages' failure
         raise StagesFailedError(f"{len(lost)} of {len(outcomes)} stages are not done: {', '.join(lost)}")
     if unseen is not None:
         raise unseen

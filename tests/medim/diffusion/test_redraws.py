@@ -4,15 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from word_tables import CHARACTERS, said
 
 from medim.diffusion.canvas import Canvas
-from medim.diffusion.denoise import ModalityLogits
 from medim.diffusion.redraws import Redraws
 from medim.diffusion.sampler import sample, seeded_generators
 from medim.diffusion.schedule import get_schedule
 
-# ids: 0 EOS, 1-3 words, 4 full stop, 5 colon, 6 a digit; 12 is [MASK]
-CHARACTERS = ("", "a", "b", "c", ".", ":", "1", "x", "x", "x", "x", "x")
 WORDS = torch.tensor([0.6, 0.3, 0.1])
 
 
@@ -23,7 +21,6 @@ class Sentences:
         self.space, self.count = space, count
 
     def __call__(self, xt, t, positions):
-        out = torch.full((len(xt), self.space.layout.length, 12), -50.0, dtype=torch.float64)
         text = torch.full((10, 12), -50.0, dtype=torch.float64)
         for place in range(10):
             if place >= 2 * self.count:
@@ -32,9 +29,7 @@ class Sentences:
                 text[place, 4] = 0.0
             else:
                 text[place, 1:4] = WORDS.double().log()
-        out[:, self.space.layout.text] = text
-        image = torch.zeros(len(xt), self.space.layout.length, 7, dtype=torch.float64)
-        return ModalityLogits(out[positions & self.space.is_text], image[positions & self.space.is_image])
+        return said(self.space, xt, positions, text)
 
 
 @pytest.fixture

@@ -5,14 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy.stats import chisquare
+from word_tables import CHARACTERS, said
 
 from medim.diffusion.canvas import Canvas
-from medim.diffusion.denoise import ModalityLogits
 from medim.diffusion.sampler import sample, seeded_generators
 from medim.diffusion.schedule import get_schedule
 
-# ids: 0 EOS, 1-3 words, 4 full stop, 5 colon, 6 a digit; 12 is [MASK]
-CHARACTERS = ("", "a", "b", "c", ".", ":", "1", "x", "x", "x", "x", "x")
 WORDS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 FORM = "ww.www.ww."  # of a report of 10 tokens: w a word, drawn apart from all others
 
@@ -30,10 +28,7 @@ class Sentences:
                 text[place, 4] = 0.0
             else:
                 text[place, 1:4] = WORDS.log()
-        out = torch.full((len(xt), self.space.layout.length, 12), -50.0, dtype=torch.float64)
-        out[:, self.space.layout.text] = text
-        image = torch.zeros(len(xt), self.space.layout.length, 7, dtype=torch.float64)
-        return ModalityLogits(out[positions & self.space.is_text], image[positions & self.space.is_image])
+        return said(self.space, xt, positions, text)
 
 
 @pytest.fixture
