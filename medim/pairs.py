@@ -185,7 +185,7 @@ def iter_rows(
         batch_rows: rows in memory at once.
         rows: (start, stop), all if None; row groups outside are not read.
     """
-    file = pq.ParquetFile(path)
+    file = pq.ParquetFile(path, pre_buffer=False)  # else all row groups are read ahead
     start, stop = rows or (0, file.metadata.num_rows)
     groups, before = _groups(file.metadata, start, stop)
     if groups:

@@ -67,19 +67,27 @@ class Engine:
         """Whether there is anything to hand out: several workers, or files in several shards."""
         return not self.in_process or self.rows > 0
 
+    def worker_threads(self, threads: int) -> int:
+        """Threads of one worker of a stage that may use so many: this machine's processors are shared."""
+        return max(1, threads // self.workers) if self.name == "local" and not self.worker_gpus else threads
 
-def engine_of(environment: Mapping[str, str]) -> Engine:
-    """MEDIM_ENGINE (local), MEDIM_WORKERS (1), MEDIM_WORKER_GPUS (0), MEDIM_SHARD_ROWS (1024); in brackets if unset.
+
+def engine_of(environment: Mapping[str, str], workers: int = 1) -> Engine:
+    """MEDIM_ENGINE (local), MEDIM_WORKERS, MEDIM_WORKER_GPUS (0), MEDIM_SHARD_ROWS (1024); in brackets if unset.
 
     One local worker, who gains nothing from shards of a file, has 0 rows.
+
+    Args:
+        environment: variables.
+        workers: MEDIM_WORKERS where it is unset.
 
     Raises:
         ValueError: see `Engine`; or a value that is no whole number.
     """
     name = environment.get("MEDIM_ENGINE", "local")
-    alone = name == "local" and environment.get("MEDIM_WORKERS", "1") == "1"
+    alone = name == "local" and environment.get("MEDIM_WORKERS", str(workers)) == "1"
     numbers = []
-    for variable, usual in zip(VARIABLES[1:], ("1", "0", "0" if alone else "1024"), strict=True):
+    for variable, usual in zip(VARIABLES[1:], (str(workers), "0", "0" if alone else "1024"), strict=True):
         text = environment.get(variable, usual)
         if not text.lstrip("-").isdecimal():
             raise ValueError(f"{variable} must be a whole number, got {text!r}")

@@ -21,6 +21,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from pipeline.params_file import load_top
+from pipeline.resources import gpus_seen
 from pipeline.shard_engines import Engine, engine_of, run
 from pipeline.shard_work import Make, Outcome, Shard, Summary, Work, address, finished, shard_key, sweep
 from pipeline.stage import StageRun, content_hash
@@ -117,9 +119,14 @@ def cut(source: Path, target: Path, parts: Path, size: int, batch: int = 1) -> l
     return [(source, out, {"start": start, "stop": stop}) for out, (start, stop) in zip(outputs, ranges, strict=True)]
 
 
-def stage_engine() -> Engine:
-    """Who works for a stage: what the environment says, see `engine_of`."""
-    return engine_of(os.environ)
+def stage_engine(use_torch: bool = True) -> Engine:
+    """Who works for a stage: what the environment says (`engine_of`).
+
+    Where it says nothing and no GPU does the work, there is a worker for each of params.yaml's threads: small networks
+    leave a second thread idle for a third of the time, a second process does not.
+    """
+    alone = os.environ.get("MEDIM_ENGINE", "local") != "local" or (use_torch and gpus_seen() > 0)
+    return engine_of(os.environ, 1 if alone else load_top().threads)
 
 
 def stage_shards(
@@ -132,7 +139,8 @@ def stage_shards(
     Raises:
         ShardsFailed: see `Report.check`.
     """
-    work = Work(address(make), settings, run.work / "receipts", run.threads, run.seed, use_torch)
+    threads = engine.worker_threads(run.threads)
+    work = Work(address(make), settings, run.work / "receipts", threads, run.seed, use_torch)
     shards = [
         Shard(source, target, shard_key(run.work.name, make=work.make, settings=settings, **arguments), arguments)
         for source, target, arguments in jobs

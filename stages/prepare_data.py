@@ -51,7 +51,7 @@ def by_workers(run: StageRun, engine: Engine, params: Section, dataset: str) -> 
 
 def main() -> None:
     """Prepare every dataset."""
-    params, engine = read_section("prepare_data", Section), stage_engine()
+    params, engine = read_section("prepare_data", Section), stage_engine(use_torch=False)
     world = world_from_params()
     out = world.pairs_folder()
     inputs = [Path(params.source)]

@@ -159,21 +159,26 @@ class Canvas:
     def draw(
         self, log_p: ModalityLogits, rows: Tensor, wanted: Tensor, u: Tensor, settings: SamplerSettings
     ) -> tuple[Tensor, Tensor]:
-        """Draw a token at every wanted position of what the network said, `log_p`; see `propose`."""
-        xt = self.x[rows]
-        ids = torch.full_like(xt, self.space.mask_id)
-        log_prob = torch.zeros(xt.shape, dtype=torch.float64, device=xt.device)
+        """Draw a token at every wanted position of what the network said, `log_p`; see `propose`.
+
+        With `u` (M, b, L) there are M draws, and what is returned is (M, b, L).
+        """
+        ids = torch.full(u.shape, self.space.mask_id, device=u.device)
+        log_prob = torch.zeros(u.shape, dtype=torch.float64, device=u.device)
         for part, map_, temperature, top_p in (
             (log_p.text, self.text, settings.text_temperature, settings.text_top_p),
             (log_p.image, self.image, settings.image_temperature, settings.image_top_p),
         ):
             where = wanted & map_
-            drawn = draw_ids(part, u[where], temperature, top_p)
+            if not bool(where.any()):
+                continue
+            numbers = u[..., where]  # ([M,] N)
+            drawn = draw_ids(part, numbers, temperature, top_p)
             if part is log_p.text and settings.sentence_temperature is not None:
                 first = self._begins_sentence(rows)[where]
-                drawn[first] = draw_ids(part[first], u[where][first], settings.sentence_temperature, top_p)
-            log_prob[where] = part.gather(-1, drawn[:, None]).squeeze(-1)
-            ids[where] = drawn if part is log_p.text else self.space.vocab.from_codes(drawn)
+                drawn[..., first] = draw_ids(part[first], numbers[..., first], settings.sentence_temperature, top_p)
+            log_prob[..., where] = part[torch.arange(len(part), device=part.device), drawn]
+            ids[..., where] = drawn if part is log_p.text else self.space.vocab.from_codes(drawn)
         return ids, log_prob
 
     def _begins_sentence(self, rows: Tensor) -> Tensor:

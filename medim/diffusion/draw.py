@@ -30,18 +30,21 @@ def gumbel(u: Tensor) -> Tensor:
 
 
 def draw_ids(log_p: Tensor, u: Tensor, temperature: float, top_p: float) -> Tensor:
-    """(N,) ids drawn from p^(1 / temperature) within the nucleus; an id of probability 0 is never drawn.
+    """Ids drawn from p^(1 / temperature) within the nucleus; an id of probability 0 is never drawn.
 
-    By inversion of the distribution function: one uniform number per token instead of V Gumbel ones.
+    By inversion of the distribution function: one uniform number per token instead of V Gumbel ones, and one
+    distribution function for all M draws of a token.
 
     Args:
         log_p: (N, V) float64 log-probabilities.
-        u: (N,) float64 in [0, 1).
+        u: (N,) or (M, N) float64 in [0, 1); the result has its shape.
         temperature: 0 takes the most probable id.
         top_p: smallest set of ids that holds this probability at `temperature`; 1 keeps all.
     """
-    if temperature == 0 or not len(log_p):
-        return log_p.argmax(-1) if len(log_p) else torch.empty(0, dtype=torch.int64, device=log_p.device)
+    if not len(log_p):
+        return torch.empty(u.shape, dtype=torch.int64, device=log_p.device)
+    if temperature == 0:
+        return log_p.argmax(-1).expand(u.shape).clone()
     p = (log_p / temperature).softmax(-1)
     if top_p < 1:
         ranked, ids = torch.sort(p, dim=-1, descending=True, stable=True)
@@ -50,4 +53,5 @@ def draw_ids(log_p: Tensor, u: Tensor, temperature: float, top_p: float) -> Tens
     cdf = p.cumsum(-1)
     total = cdf[:, -1]
     level = torch.minimum(u * total, torch.nextafter(total, torch.full_like(total, -math.inf)))
-    return torch.searchsorted(cdf, level[:, None], right=True).squeeze(-1)
+    drawn = torch.searchsorted(cdf, level.reshape(-1, len(total)).T.contiguous(), right=True)  # (N, M)
+    return drawn.T.reshape(u.shape)

@@ -200,19 +200,17 @@ def _draw(
         log_p, settled[asked] = settle_ends(log_p, canvas.space.eos_id, asked, u[-1])
         u = u[:-1]
 
-    def drawn(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ids, log_prob = canvas.draw(log_p, rows, wanted, numbers, settings)
-        return ids, log_prob + settled, keep(log_prob + settled)
-
-    first = drawn(u[0])
     whole = one_half_is_whole(canvas.x[rows], canvas.space)
-    if value is None or settings.draws == 1 or not bool(whole.any()):
-        return first
-    draws = [first, *map(drawn, u[2:-1])]
-    later = torch.stack([canvas.after(rows, kept, ids, settings.eos_fills) for ids, _, kept in draws])
+    several = value is not None and settings.draws > 1 and bool(whole.any())
+    numbers = torch.cat([u[:1], u[2:-1]]) if several else u[:1]
+    ids, log_prob = canvas.draw(log_p, rows, wanted, numbers, settings)  # (M, b, L) both
+    log_prob = log_prob + settled
+    kept = torch.stack(list(map(keep, log_prob)))
+    if value is None or not several:
+        return ids[0], log_prob[0], kept[0]
+    later = torch.stack([canvas.after(rows, *one, settings.eos_fills) for one in zip(kept, ids, strict=True)])
     index = torch.where(whole, choose_draw(values_of(value, later), settings.agreement_weight, u[-1, :, 0]), 0)
-    ids, log_prob, kept = (chosen(torch.stack(parts), index) for parts in zip(*draws, strict=True))
-    return ids, log_prob, kept
+    return chosen(ids, index), chosen(log_prob, index), chosen(kept, index)
 
 
 def _keep(

@@ -61,17 +61,22 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     Wang et al. 2004, Eq. 13, with a uniform window, of the intensities in [0, 1]. As a loss beside L1 (Zhao et al.
     2017, arXiv:1511.08861) it stands in for LPIPS where no weights are at hand: it compares the contrasts of a window
     with those of the same window, so that a thin line in a calm place costs what a large structure does, and L1 alone
-    leaves the line out.
+    leaves the line out. Means of windows are products with band matrices, in float32 whatever autocast says: of three
+    channels a CPU pools at a fifth of that speed.
     """
+    side = a.shape[-1]
+    offset = torch.arange(side, device=a.device) - torch.arange(side - SSIM_WINDOW + 1, device=a.device)[:, None]
+    band = ((offset >= 0) & (offset < SSIM_WINDOW)).to(a.dtype) / SSIM_WINDOW  # (windows, side)
 
     def mean(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, SSIM_WINDOW, stride=1)
+        return band @ x @ band.T
 
-    a, b = (a + 1) / 2, (b + 1) / 2
-    mean_a, mean_b = mean(a), mean(b)
-    var_a, var_b, cov = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2, mean(a * b) - mean_a * mean_b
-    luminance = (2 * mean_a * mean_b + SSIM_C1) / (mean_a**2 + mean_b**2 + SSIM_C1)
-    return (luminance * (2 * cov + SSIM_C2) / (var_a + var_b + SSIM_C2)).mean()
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = (a + 1) / 2, (b + 1) / 2
+        mean_a, mean_b = mean(a), mean(b)
+        var_a, var_b, cov = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2, mean(a * b) - mean_a * mean_b
+        luminance = (2 * mean_a * mean_b + SSIM_C1) / (mean_a**2 + mean_b**2 + SSIM_C1)
+        return (luminance * (2 * cov + SSIM_C2) / (var_a + var_b + SSIM_C2)).mean()
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
