@@ -1,4 +1,5 @@
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -8,12 +9,14 @@ from hypothesis.extra import numpy as hnp
 from medim.pairs import (
     PAIR_SCHEMA,
     Pair,
+    TableWriter,
     decode_masks,
     decode_png,
     encode_masks,
     encode_png,
     full_text,
     iter_pairs,
+    iter_rows,
     load_images,
     read_pairs,
     split_prompt,
@@ -72,3 +75,15 @@ def test_a_text_without_prompt_is_all_report():
     assert split_prompt("The heart is normal.") == ("", "The heart is normal.")
     with pytest.raises(ValueError, match="may not hold"):
         full_text("a: b", "c")
+
+
+def test_only_the_row_groups_at_hand_are_in_memory(tmp_path):
+    path, noise = tmp_path / "large.parquet", np.random.default_rng(0)
+    with TableWriter(path, pa.schema([pa.field("data", pa.binary())]), group_rows=4) as writer:
+        for _ in range(64):
+            writer.write({"data": noise.bytes(2**18)})
+    before, most = pa.total_allocated_bytes(), 0
+    for row in iter_rows(path, ["data"], batch_rows=4):
+        assert len(row["data"]) == 2**18
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < path.stat().st_size / 3

@@ -19,9 +19,11 @@ import pytest
 import shard_functions
 import torch
 
-from pipeline.shard_engines import Engine, engine_of, no_gpu, ray_cluster, visible_gpus, workers_that_fit
+from pipeline import shards
+from pipeline.params_file import load_top
+from pipeline.shard_engines import VARIABLES, Engine, engine_of, no_gpu, ray_cluster, visible_gpus, workers_that_fit
 from pipeline.shard_work import Shard, Work, address, imported, shard_key
-from pipeline.shards import ShardsFailed, cut, list_shards, map_shards, row_ranges, rows_of
+from pipeline.shards import ShardsFailed, cut, list_shards, map_shards, row_ranges, rows_of, stage_engine
 
 ROOT = Path(__file__).parents[2]
 FILES, ROWS = 6, 40
@@ -247,6 +249,7 @@ def test_functions_by_their_address():
 def test_the_engine_stands_in_the_environment():
     assert engine_of({}) == ALONE and not ALONE.splits and TWO.splits
     assert engine_of({"MEDIM_WORKERS": "2"}) == Engine("local", 2, 0, 1024)
+    assert engine_of({}, 2) == Engine("local", 2, 0, 1024) and engine_of({"MEDIM_WORKERS": "1"}, 2) == ALONE
     names = {"MEDIM_ENGINE": "ray", "MEDIM_WORKERS": "8", "MEDIM_WORKER_GPUS": "1", "MEDIM_SHARD_ROWS": "1024"}
     assert engine_of(names) == Engine("ray", 8, 1, 1024)
     for wrong, message in (
@@ -256,6 +259,21 @@ def test_the_engine_stands_in_the_environment():
     ):
         with pytest.raises(ValueError, match=message):
             engine_of(wrong)
+
+
+def test_unasked_there_is_a_worker_a_thread(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert stage_engine(use_torch=False).workers == load_top().threads
+    monkeypatch.setattr(shards, "gpus_seen", lambda: 1)  # no machine of the tests has one
+    assert stage_engine() == ALONE
+    monkeypatch.setenv("MEDIM_ENGINE", "ray")
+    assert stage_engine(use_torch=False).workers == 1
+
+
+def test_workers_of_one_machine_share_its_threads():
+    assert [Engine("local", workers, 0, 0).worker_threads(4) for workers in (1, 2, 3, 8)] == [4, 2, 1, 1]
+    assert Engine("local", 8, 1, 0).worker_threads(4) == Engine("ray", 8, 0, 0).worker_threads(4) == 4
 
 
 def test_every_worker_has_gpus_of_its_own():

@@ -93,6 +93,16 @@ def test_temperature_0_takes_the_best_and_top_p_the_nucleus():
     assert draw_ids(torch.empty(0, 3), torch.empty(0), 0.0, 1.0).tolist() == []
 
 
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (0.7, 1.0), (1.0, 0.8)])
+def test_several_draws_at_once_are_those_made_one_by_one(temperature, top_p):
+    generator = torch.Generator().manual_seed(0)
+    log_p = torch.randn(50, 30, generator=generator, dtype=torch.float64).log_softmax(-1)
+    u = torch.rand(7, 50, generator=generator, dtype=torch.float64)
+    one_by_one = [draw_ids(log_p, numbers, temperature, top_p) for numbers in u]
+    assert torch.equal(draw_ids(log_p, u, temperature, top_p), torch.stack(one_by_one))
+    assert draw_ids(log_p[:0], u[:, :0], temperature, top_p).shape == (7, 0)
+
+
 def test_gumbel_numbers_are_finite_and_have_the_known_mean():
     u = torch.rand(100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     u[0] = 0
