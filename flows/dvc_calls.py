@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from flows.supervise import TIMED_OUT, supervised
@@ -34,6 +35,23 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")}
     path = os.pathsep.join([str(Path(sys.executable).parent), own.get("PATH", os.defpath)])
     return {**TELEMETRY_OFF, **own, "PATH": path, "PYTHONUNBUFFERED": "1", **(more or {})}
+
+
+@contextmanager
+def running(command: Sequence[str], limit: float) -> Iterator[subprocess.Popen[str]]:
+    """A command, for `limit` seconds at most, whose output and errors are read by the body.
+
+    Whatever ends the body early (a flow that is cancelled, or killed) ends the command too.
+    """
+    with subprocess.Popen(
+        supervised(command, limit), env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        except BaseException:
+            process.terminate()  # and what it supervises
+            raise
 
 
 def ask(
@@ -65,16 +83,9 @@ def ask(
 def _call(
     arguments: Sequence[str], limit: float, say: Callable[[str], None], alive: Callable[[], bool]
 ) -> tuple[int, str, str]:
-    """Exit code, output and errors. Whatever ends this call (a flow that is cancelled, or killed) ends DVC too."""
-    with subprocess.Popen(
-        supervised([*DVC, *arguments], limit), env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        try:
-            return _answer(process, f"dvc {' '.join(arguments)}", say, alive)
-        except BaseException:
-            process.terminate()  # and what it supervises
-            raise
+    """Exit code, output and errors."""
+    with running([*DVC, *arguments], limit) as process:
+        return _answer(process, f"dvc {' '.join(arguments)}", say, alive)
 
 
 def _answer(

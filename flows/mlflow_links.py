@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from dataclasses import dataclass
 
-from flows.dvc_calls import environment
-from flows.supervise import TIMED_OUT, supervised
+from flows.dvc_calls import running
+from flows.supervise import TIMED_OUT
 from pipeline.paths import World
 
 LINE = re.compile(r"^(?P<world>[\w-]+)/(?P<page>\S+)\s+(?:recorded|unchanged)\s+(?P<address>\S+)$", re.MULTILINE)
@@ -39,14 +38,8 @@ def sync(world: World) -> list[Link]:
         SyncError: it did not work out.
     """
     command = [sys.executable, "-m", "pipeline.tracking", "sync", "--world", world.name]
-    with subprocess.Popen(
-        supervised(command, TIME), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            out, err = process.communicate()
-        except BaseException:
-            process.terminate()  # and what it supervises
-            raise
+    with running(command, TIME) as process:
+        out, err = process.communicate()
     if process.returncode == TIMED_OUT:
         raise SyncError(f"{' '.join(command[1:])} took more than {TIME} s")
     if process.returncode:

@@ -178,10 +178,21 @@ def new_clone(folder, source=ROOT):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source / name, target)
-    clone = Clone(folder)
-    clone.loaded.mkdir()
-    (clone.loaded / "sitecustomize.py").write_text(textwrap.dedent(RECORDER))
+    clone = _recorded(folder)
     clone.call("git", "init", "-q")
     clone.write_profile("small", SMALL)
     clone.switch("small")
+    return clone
+
+
+def git_clone(folder):
+    """What a user gets: a clone by git of what is committed here."""
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
+    return _recorded(folder)
+
+
+def _recorded(folder):
+    clone = Clone(folder)
+    clone.loaded.mkdir()
+    (clone.loaded / "sitecustomize.py").write_text(textwrap.dedent(RECORDER))
     return clone
