@@ -163,7 +163,10 @@ def fill_maskgit(
         )  # fmt: skip
         wanted = unknown
         if blind.any():
-            wanted = torch.where(blind, keep(torch.zeros_like(static[rows])), unknown)
+            known = keep(torch.zeros_like(static[rows]))
+            wanted = torch.where(blind, known, unknown)
+            if bool((blind | ~(canvas.text | canvas.image)).all()):  # whatever is drawn, these are kept
+                keep = partial(_same, known)
         log_p = canvas.log_probabilities(denoise, rows, wanted, t, clock, settings)
         ids, log_prob, kept = _draw(canvas, rows, log_p, wanted, u, keep, value, settings)
         canvas.fill(rows, kept, ids, log_prob, before[rows, None] + step)
@@ -171,6 +174,10 @@ def fill_maskgit(
             canvas.end_reports(rows, before[rows, None] + step)
         if settings.text_redraws:
             redraws.judge(rows, u[1])  # from left to right, words have no other use for the order's numbers
+
+
+def _same(known: Tensor, _log_prob: Tensor) -> Tensor:
+    return known
 
 
 def tail_counts(plans: Tensor) -> Tensor:

@@ -33,15 +33,26 @@ def one_half_is_whole(x: Tensor, space: TokenSpace) -> Tensor:
 
 
 def values_of(value: Value, x: Tensor) -> Tensor:
-    """(M, b) of M draws x (M, b, L); equal draws of a sample are valued once, and of a word most draws are the same."""
+    """(M, b) of M draws x (M, b, L), up to a number that all draws of a sample share.
+
+    Equal draws of a sample are valued once: of a word most draws are the same. Samples are valued together with those
+    that have about as many different draws (up to 2, 4, 8, …), since one that begins a sentence has a dozen.
+    """
     told_apart = x[..., (x != x[:1]).flatten(0, 1).any(0)]
     number = torch.arange(len(x), device=x.device)[:, None]  # (M, 1)
     equal = (told_apart[:, None] == told_apart).all(-1)  # (M, M, b)
     first = torch.where(equal, number[:, None], len(x)).amin(0)  # (M, b) the first draw that is this one
     distinct = first == number
-    most = int(distinct.sum(0).max())
-    picked = (~distinct).int().argsort(dim=0, stable=True)[:most]  # (most, b) the distinct ones, then any
-    values = value(x[picked, torch.arange(x.shape[1], device=x.device)])
+    counts = distinct.sum(0)  # (b,)
+    picked = (~distinct).int().argsort(dim=0, stable=True)  # (M, b) the distinct ones, then the others
+    values = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
+    fewer, most = 1, int(counts.max())
+    while fewer < most:  # a sample whose draws are all the same needs no value
+        rows = ((counts > fewer) & (counts <= 2 * fewer)).nonzero()[:, 0]
+        fewer *= 2
+        if len(rows):
+            chosen_ones = picked[:fewer, rows]
+            values[: len(chosen_ones), rows] = value(x[chosen_ones, rows]).double()
     return values.gather(0, (distinct.cumsum(0) - 1).gather(0, first))
 
 
