@@ -197,7 +197,7 @@ def append_row_costs(out: Path, costs: Iterable[Mapping[str, Any]]) -> None:
 
 def costs_text(costs: Iterable[Mapping[str, Any]]) -> str:
     """Markdown table of what every stage instance took: minutes, pairs seen, parameters, memory."""
-    head = ("stage", "minutes", "examples seen", "of a prior before", "parameters", "memory at most, GB")
+    head = ("stage", "minutes", "examples seen", "of a prior before", "parameters", "memory of one process at most, GB")
     lines = ["# What the stages took", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for cost in costs:
         numbers = (cost["examples"], cost["pretraining_examples"], cost["parameters"])

@@ -31,9 +31,10 @@ class StageClock:
         return float(self._before["seconds"]) + (self._ended or time.monotonic()) - self._started
 
     def peak_bytes(self) -> int:
-        """Largest resident memory of this process or of an earlier attempt's."""
+        """Largest resident memory of one process: this one, a worker of it that has ended, or an earlier attempt's."""
         unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there and KiB elsewhere
-        return max(int(self._before["peak_bytes"]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+        largest = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return max(int(self._before["peak_bytes"]), largest * unit)
 
     def __enter__(self) -> Self:
         self._started = time.monotonic()
