@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,13 @@ Ended = Iterator[tuple[Shard, Outcome]]
 
 @dataclass(frozen=True)
 class Engine:
-    """Who works. Nothing of it changes a result, so it stands in the environment (`engine_of`), not in params.yaml."""
+    """Who works. It changes no result beyond the last bits of sums, so it stands in the environment (`engine_of`)."""
 
     name: str  # local | ray
     workers: int
     worker_gpus: int  # GPUs of one worker; 0: a local worker sees those that this process sees
     rows: int  # rows of a shard where a file is cut into several; 0: a file is one shard
+    asked: bool = field(default=True, compare=False)  # by the environment; else the number of workers is the usual one
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -67,9 +68,15 @@ class Engine:
         """Whether there is anything to hand out: several workers, or files in several shards."""
         return not self.in_process or self.rows > 0
 
-    def worker_threads(self, threads: int) -> int:
-        """Threads of one worker of a stage that may use so many: this machine's processors are shared."""
-        return max(1, threads // self.workers) if self.name == "local" and not self.worker_gpus else threads
+    def hands_out(self, slow: bool) -> bool:
+        """Whether workers get the shards of a stage: usual ones where it is slow only, since each loads a model."""
+        return not self.in_process and (self.asked or slow)
+
+    def worker_threads(self, threads: int, shards: int) -> int:
+        """Threads of one worker of a stage that may use so many and has so many shards: one machine's are shared."""
+        if self.name != "local" or self.worker_gpus:
+            return threads
+        return max(1, threads // max(1, min(self.workers, shards)))
 
 
 def engine_of(environment: Mapping[str, str], workers: int = 1) -> Engine:
@@ -92,7 +99,8 @@ def engine_of(environment: Mapping[str, str], workers: int = 1) -> Engine:
         if not text.lstrip("-").isdecimal():
             raise ValueError(f"{variable} must be a whole number, got {text!r}")
         numbers.append(int(text))
-    return Engine(name, *numbers)
+    asked = name != "local" or "MEDIM_WORKERS" in environment
+    return Engine(name, numbers[0], numbers[1], numbers[2], asked)
 
 
 def run(engine: Engine, work: Work, todo: Sequence[Shard]) -> Ended:

@@ -122,10 +122,11 @@ def cut(source: Path, target: Path, parts: Path, size: int, batch: int = 1) -> l
 def stage_engine(use_torch: bool = True) -> Engine:
     """Who works for a stage: what the environment says (`engine_of`).
 
-    Where it says nothing and no GPU does the work, there is a worker for each of params.yaml's threads: small networks
-    leave a second thread idle for a third of the time, a second process does not.
+    Where it says nothing, neither of GPUs, and no GPU does the work, there is a worker for each of params.yaml's
+    threads: small networks leave a second thread idle for a quarter of the time, a second process does not.
     """
-    alone = os.environ.get("MEDIM_ENGINE", "local") != "local" or (use_torch and gpus_seen() > 0)
+    local = os.environ.get("MEDIM_ENGINE", "local") == "local" and os.environ.get("MEDIM_WORKER_GPUS", "0") == "0"
+    alone = not local or (use_torch and gpus_seen() > 0)
     return engine_of(os.environ, 1 if alone else load_top().threads)
 
 
@@ -139,10 +140,12 @@ def stage_shards(
     Raises:
         ShardsFailed: see `Report.check`.
     """
-    threads = engine.worker_threads(run.threads)
+    jobs = list(jobs)
+    threads = engine.worker_threads(run.threads, len(jobs))
     work = Work(address(make), settings, run.work / "receipts", threads, run.seed, use_torch)
+    key = {"make": work.make, "settings": settings, "threads": threads}
     shards = [
-        Shard(source, target, shard_key(run.work.name, make=work.make, settings=settings, **arguments), arguments)
+        Shard(source, target, shard_key(run.work.name, **key, **arguments), arguments)
         for source, target, arguments in jobs
     ]
     return map_shards(work, shards, engine, name=run.name).check()

@@ -15,7 +15,7 @@ from medim.generation import questions
 from medim.generation_shards import answer_all, answer_jobs, make_answers, open_system, system_values
 from medim.pairs import read_pairs
 from medim.side_answers import SideSettings
-from medim.systems import TASKS, check_tasks
+from medim.systems import TASKS, ReportLikelihood, check_tasks
 from pipeline.params import changed, read_section
 from pipeline.paths import world_from_params
 from pipeline.resources import device
@@ -69,7 +69,7 @@ def main() -> None:
         test, sides = ({n: read_pairs(files[n], part.pairs) for n in part.datasets} for part in (params, params.side))
         asked = questions(system, test, params.tasks, params.joint)
         how = {"seed": run.seed, "masks": params.side.masks, "chunk": params.chunk}
-        if not engine.in_process:
+        if engine.hands_out(slow=isinstance(system, ReportLikelihood)):  # those that answer in many evaluations
             jobs = answer_jobs(system, asked, sides, files, params.chunk, parts)
             stage_shards(run, engine, make_answers, {"system": values, **how}, jobs)
         run.cost(examples=answer_all(system, asked, sides, parts=parts, out=result, **how))

@@ -35,6 +35,8 @@ def by_workers(run: StageRun, engine: Engine, params: Section, dataset: str) -> 
     """Let workers draw the splits, or decode the pictures, which are returned in order."""
     source, size = params.datasets[dataset], params.image_size
     if isinstance(source, DrawnSource):
+        if not engine.asked:
+            return None  # a split is one job: a worker a thread would draw no sooner
         jobs = drawn_jobs(dataset, source, Path(params.source), run.work / "pairs" / dataset)
         stage_shards(run, engine, make_drawn, {"size": size, "seed": run.seed}, jobs, use_torch=False)
         return None

@@ -61,8 +61,8 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     Wang et al. 2004, Eq. 13, with a uniform window, of the intensities in [0, 1]. As a loss beside L1 (Zhao et al.
     2017, arXiv:1511.08861) it stands in for LPIPS where no weights are at hand: it compares the contrasts of a window
     with those of the same window, so that a thin line in a calm place costs what a large structure does, and L1 alone
-    leaves the line out. Means of windows are products with band matrices, in float32 whatever autocast says: of three
-    channels a CPU pools at a fifth of that speed.
+    leaves the line out. Means of windows are products with band matrices, in the pictures' own type whatever autocast
+    says: of three channels a CPU pools at a fifth of that speed.
     """
     side = a.shape[-1]
     offset = torch.arange(side, device=a.device) - torch.arange(side - SSIM_WINDOW + 1, device=a.device)[:, None]

@@ -264,16 +264,29 @@ def test_the_engine_stands_in_the_environment():
 def test_unasked_there_is_a_worker_a_thread(monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert stage_engine(use_torch=False).workers == load_top().threads
-    monkeypatch.setattr(shards, "gpus_seen", lambda: 1)  # no machine of the tests has one
-    assert stage_engine() == ALONE
+    monkeypatch.setattr(shards, "load_top", lambda: replace(load_top(), threads=3))
+    monkeypatch.setattr(shards, "gpus_seen", lambda: 0)
+    assert stage_engine() == stage_engine(use_torch=False) == Engine("local", 3, 0, 1024)
+    monkeypatch.setattr(shards, "gpus_seen", lambda: 1)
+    assert stage_engine() == ALONE and stage_engine(use_torch=False).workers == 3
+    monkeypatch.setenv("MEDIM_WORKER_GPUS", "1")
+    assert stage_engine(use_torch=False) == Engine("local", 1, 1, 0)
+    monkeypatch.delenv("MEDIM_WORKER_GPUS")
     monkeypatch.setenv("MEDIM_ENGINE", "ray")
     assert stage_engine(use_torch=False).workers == 1
 
 
+def test_usual_workers_are_for_slow_work_and_those_that_were_asked_for_work_always():
+    usual, asked = engine_of({}, 2), engine_of({"MEDIM_WORKERS": "2"}, 2)
+    assert usual.hands_out(slow=True) and not usual.hands_out(slow=False)
+    assert asked.hands_out(slow=False) and engine_of({"MEDIM_ENGINE": "ray"}).hands_out(slow=False)
+    assert not ALONE.hands_out(slow=True)
+
+
 def test_workers_of_one_machine_share_its_threads():
-    assert [Engine("local", workers, 0, 0).worker_threads(4) for workers in (1, 2, 3, 8)] == [4, 2, 1, 1]
-    assert Engine("local", 8, 1, 0).worker_threads(4) == Engine("ray", 8, 0, 0).worker_threads(4) == 4
+    assert [Engine("local", workers, 0, 0).worker_threads(4, 100) for workers in (1, 2, 3, 8)] == [4, 2, 1, 1]
+    assert [Engine("local", 8, 0, 0).worker_threads(8, jobs) for jobs in (0, 1, 2, 100)] == [8, 8, 4, 1]
+    assert Engine("local", 8, 1, 0).worker_threads(4, 9) == Engine("ray", 8, 0, 0).worker_threads(4, 9) == 4
 
 
 def test_every_worker_has_gpus_of_its_own():

@@ -3,10 +3,11 @@
 import json
 import os
 import socket
+import subprocess
 
 import pytest
 from mlflow import MlflowClient
-from worlds import git_clone
+from worlds import ROOT, git_clone
 
 from benchmarks.small_flow import run_id, wait_for
 from flows.deployments import deployments
@@ -21,6 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """A clone by git of what is committed, switched to `tiny`, with a server, a work pool and a worker of its own."""
+    if changed := subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout:
+        pytest.skip(f"a clone by git has what is committed only, and this is not:\n{changed}")
     folder = tmp_path_factory.mktemp("flows")
     clone = git_clone(folder / "clone")
     clone.switch("tiny")

@@ -99,3 +99,18 @@ def test_without_ends_of_sentences_there_is_nothing_to_begin(space, blank, setti
         reports(space, blank, left_to_right(settings, sentence_temperature=1.0), 2)
     with pytest.raises(ValueError, match=r"sentence_temperature is -1\.0, out of range"):
         settings(sentence_temperature=-1.0)
+
+
+@pytest.mark.parametrize("first", [None, 0.0, 1.0])
+@pytest.mark.parametrize("words", [0.0, 0.7])
+def test_several_draws_at_once_are_those_made_one_by_one(first, words, spoken, blank, settings):
+    chosen = left_to_right(settings, text_temperature=words, sentence_temperature=first, text_top_p=0.9)
+    x, generator = blank(3), torch.Generator().manual_seed(0)
+    canvas, rows = Canvas(spoken, x, seeded_generators(range(3)), None, None), torch.arange(3)
+    wanted = torch.rand(x.shape, generator=generator) < 0.5
+    log_p = Sentences(spoken)(x, torch.ones(3), wanted)
+    u = torch.rand(5, *x.shape, generator=generator, dtype=torch.float64)
+    one_by_one = [canvas.draw(log_p, rows, wanted, numbers, chosen) for numbers in u]
+    ids, log_prob = canvas.draw(log_p, rows, wanted, u, chosen)
+    assert torch.equal(ids, torch.stack([one for one, _ in one_by_one]))
+    assert torch.equal(log_prob, torch.stack([one for _, one in one_by_one]))

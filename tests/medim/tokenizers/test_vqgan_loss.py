@@ -25,6 +25,8 @@ def test_ssim_is_its_definition_window_by_window():
         luminance = (2 * p.mean() * q.mean() + 0.0001) / (p.mean() ** 2 + q.mean() ** 2 + 0.0001)
         values.append(luminance * (2 * cov + 0.0009) / (p.var(correction=0) + q.var(correction=0) + 0.0009))
     assert float(ssim(a, b)) == pytest.approx(float(sum(values)) / len(values))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float(ssim(a.float(), b.float())) == pytest.approx(float(ssim(a, b)), rel=1e-4)  # bfloat16: 1e-2
     assert float(ssim(a, a)) == pytest.approx(1) and float(ssim(a, b)) < 0.3
     assert float(ssim(0.2 * a, 0.2 * a + 0.04)) > 0.98  # a little lighter, around the middle grey, is nearly the same
 
